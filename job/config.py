@@ -1,0 +1,328 @@
+"""The configuration: each knob once, with its default, unit and meaning.
+
+One frozen tree, `Config`, is the whole of a training run; the other sub-commands have small trees of their own that
+share its sections. The command line, the environment, TOML files, help and the docs all come from here
+(`job/options.py` does the reading). Values are checked here as far as they can be without a machine or data.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from job.errors import UserError
+from job.options import nearest, option, replace
+
+MONITORS = ("log_loss", "accuracy", "auc", "brier")
+RISING = ("accuracy", "auc")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Source:
+    """Where the photographs are."""
+
+    data: str = option("", "photographs (folder, zip, tar, CSV, kaggle:..., https://...) or shards", metavar="SOURCE")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Prepare:
+    """How photographs become shards."""
+
+    side: int = option(160, "short side of the stored pictures; never enlarged", unit="px", low=8, high=4096)
+    val: float = option(0.1, "share cut off for validation where the source has none", low=0, high=0.9)
+    test: float = option(0.0, "share cut off for test where the source has none", low=0, high=0.9)
+    positive: str = option("", "the positive class; empty takes the second in alphabetical order")
+    max_bad: float = option(0.01, "largest share of pictures that may fail to decode", low=0, high=1)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Model:
+    """The network."""
+
+    model: str = option("residual", "network", choices=("classic", "residual"), result=True)
+    size: int | None = option(
+        None, "square that the model sees in evaluation", unit="px", auto="96 (residual), 256 (classic)",
+        low=16, high=2048, result=True,
+    )  # fmt: skip
+    filters: tuple[int, ...] | None = option(
+        None, "filters of each stage", auto="64,128,256 (residual), 32,64,128 (classic)", low=1, result=True
+    )
+    depth: int = option(1, "convolutions a block (classic), residual blocks a stage (residual)", low=1, high=32, result=True)
+    kernel: int = option(3, "side of the convolution kernels", unit="px", low=1, high=15, result=True)
+    batchnorm: bool = option(True, "batch normalisation (classic; residual always has it)", result=True)
+    dropout: float = option(0.0, "share of features dropped before each dense layer", low=0, high=0.95, result=True)
+    dense: tuple[int, ...] = option((128, 64), "widths of the dense layers (classic)", low=1, result=True)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Augment:
+    """What is done to training pictures, on the device."""
+
+    augment: float | None = option(
+        None, "one strength for all of the below", auto="0.5 (residual), 0 (classic)", low=0, high=1, result=True
+    )
+    crop: float | None = option(
+        None, "smallest share of the area kept by the random crop", auto="by --augment", above=0, high=1, result=True
+    )
+    flip: float | None = option(None, "probability of a mirror image", auto="by --augment", low=0, high=1, result=True)
+    rotate: float | None = option(None, "largest rotation", unit="degrees", auto="by --augment", low=0, high=45, result=True)
+    brightness: float | None = option(None, "largest change of brightness", auto="by --augment", low=0, high=0.9, result=True)
+    contrast: float | None = option(None, "largest change of contrast", auto="by --augment", low=0, high=0.9, result=True)
+    saturation: float | None = option(None, "largest change of saturation", auto="by --augment", low=0, high=0.9, result=True)
+    erase: float | None = option(None, "probability of erasing a square", auto="by --augment", low=0, high=1, result=True)
+    mixup: float | None = option(None, "alpha of MixUp's Beta distribution; 0 is off", auto="by --augment", low=0, high=8, result=True)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Optimizer:
+    """How gradients change the weights."""
+
+    optimizer: str | None = option(
+        None, "optimizer", auto="muon (residual), adam (classic)", choices=("sgd", "adam", "adamw", "muon"), result=True
+    )
+    lr: float | None = option(None, "peak learning rate", auto="sgd 0.1, adam and adamw 0.001, muon 0.05", above=0, result=True)
+    momentum: float = option(0.9, "Nesterov momentum (sgd, muon), first decay (adam, adamw)", low=0, high=0.9999, result=True)
+    weight_decay: float | None = option(None, "decay of the kernels", auto="sgd 0.0005, adamw 0.05, else 0", low=0, result=True)
+    clip: float = option(0.0, "largest global norm of the gradient; 0 is off", low=0, result=True)
+    smoothing: float | None = option(
+        None, "label smoothing", auto="0.1 (residual), 0 (classic)", low=0, high=0.5, result=True
+    )
+    class_weights: str = option("auto", "weigh the rarer class more", choices=("auto", "off"), result=True)
+    ema: float | None = option(
+        None, "decay of the averaged weights that are validated; 0 is off", auto="0.995 (residual), 0 (classic)",
+        low=0, high=0.99999, result=True,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Schedule:
+    """How long, how much at once, and when to stop."""
+
+    epochs: int = option(20, "passes over the training pictures; fixes the schedule", low=1, result=True)
+    batch: int | None = option(
+        None, "pictures a step, over all replicas", auto="256 (residual), 32 (classic)", low=1, result=True
+    )
+    warmup: float | None = option(
+        None, "share of the steps in which the learning rate rises", auto="0.05 (residual), 0 (classic)",
+        low=0, high=0.9, result=True,
+    )  # fmt: skip
+    decay: str | None = option(
+        None, "fall of the learning rate", auto="linear (residual), constant (classic)",
+        choices=("linear", "cosine", "constant"), result=True,
+    )  # fmt: skip
+    train_sizes: tuple[int, ...] | None = option(
+        None, "squares trained at, one after another", unit="px",
+        auto="1/2, 2/3 and 5/6 of --size (residual), --size (classic)", low=8, result=True,
+    )  # fmt: skip
+    grow_at: tuple[float, ...] | None = option(
+        None, "shares of the steps at which the next square begins", auto="0.45,0.8 where there are three squares",
+        above=0, high=1, result=True,
+    )  # fmt: skip
+    patience: int = option(0, "epochs without a better --monitor before stopping; 0 is off", low=0, result=True)
+    monitor: str = option("log_loss", "validation figure that decides best and patience", choices=MONITORS, result=True)
+    seed: int = option(1, "seed of weights, order, augmentation and dropout", low=0, high=2**31 - 1, result=True)
+    stop_after: int = option(0, "end this start after so many epochs in all, schedule unchanged; 0 is off", low=0)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Machine:
+    """The devices and how they are used."""
+
+    gpus: str = option("auto", "GPUs to use", metavar="auto|all|none|N|id:0,1")
+    replicas: int | None = option(None, "parts that a batch is divided in", auto="a GPU each, 1 on a CPU", low=1, result=True)
+    precision: str | None = option(
+        None, "arithmetic of training", auto="by the device, printed with its reason",
+        choices=("float32", "bfloat16", "float16"), result=True,
+    )  # fmt: skip
+    xla: bool = option(False, "compile each replica's function with XLA", result=True)
+    deterministic: bool | None = option(None, "the same bits at each run", auto="on a CPU yes, on GPUs no", result=True)
+    threads: int | None = option(None, "TensorFlow's threads", auto="the cores that this process may use", low=1, result=True)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Feed:
+    """How pictures reach the device."""
+
+    workers: int | None = option(None, "threads that decode pictures", auto="the cores that this process may use", low=1)
+    cache: float | None = option(None, "memory for decoded pictures", unit="GiB", auto="half of what is free", low=0)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Run:
+    """The run folder and what is written to it."""
+
+    out: str = option("", "folder of the run (of the shards, for prepare)", metavar="DIR")
+    log_every: int = option(10, "steps between two lines in metrics.jsonl", unit="steps", low=1)
+    save_every: float = option(5.0, "longest time between two checkpoints", unit="minutes", above=0)
+    dry_run: bool = option(False, "check everything by three real steps, print the plan, and stop")
+    show_augment: str = option("", "write a contact sheet of augmented pictures, and stop", metavar="FILE.png")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Config:
+    """A training run. The tables of `config.toml` are these fields."""
+
+    source: Source = Source()
+    prepare: Prepare = Prepare()
+    model: Model = Model()
+    augment: Augment = Augment()
+    optimizer: Optimizer = Optimizer()
+    schedule: Schedule = Schedule()
+    machine: Machine = Machine()
+    feed: Feed = Feed()
+    run: Run = Run()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PrepareConfig:
+    """`twofold prepare`."""
+
+    prepare: Prepare = Prepare()
+    feed: Feed = Feed()
+    run: Run = Run()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Judge:
+    """What is judged by `evaluate`."""
+
+    split: str | None = option(None, "split of the shards (or all)", auto="the run's validation; with --data, test", metavar="NAME")
+    json: bool = option(False, "print one JSON object")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EvaluateConfig:
+    """`twofold evaluate`."""
+
+    source: Source = Source()
+    judge: Judge = Judge()
+    feed: Feed = Feed()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Answer:
+    """How `predict` prints."""
+
+    format: str = option("table", "form of the answer", choices=("table", "csv", "jsonl"))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PredictConfig:
+    """`twofold predict`."""
+
+    answer: Answer = Answer()
+    feed: Feed = Feed()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FeaturesConfig:
+    """`twofold features`."""
+
+    run: Run = Run()
+
+
+# The defaults that depend on the model: this table is what `auto` means, and what help prints in words.
+BY_MODEL: dict[str, dict[str, Any]] = {
+    "residual": dict(
+        size=96, filters=(64, 128, 256), augment=0.5, optimizer="muon", smoothing=0.1, ema=0.995,
+        batch=256, warmup=0.05, decay="linear",
+    ),
+    "classic": dict(
+        size=256, filters=(32, 64, 128), augment=0.0, optimizer="adam", smoothing=0.0, ema=0.0,
+        batch=32, warmup=0.0, decay="constant",
+    ),
+}  # fmt: skip
+LEARNING_RATE = dict(sgd=0.1, adam=0.001, adamw=0.001, muon=0.05)
+WEIGHT_DECAY = dict(sgd=0.0005, adamw=0.05)
+
+
+def resolve(config: Config) -> Config:
+    """Replace each `auto` that depends on other knobs alone, and check the knobs against each other.
+
+    What depends on the machine (replicas, precision, threads, workers, cache) is resolved by `job/devices.py`.
+    """
+    values: dict[str, Any] = {}
+    by_model = BY_MODEL[config.model.model]
+    for section in (config.model, config.augment, config.optimizer, config.schedule):
+        for name in by_model.keys() & set(section.__slots__):
+            if getattr(section, name) is None:
+                values[name] = by_model[name]
+    config = replace(config, **values)
+    optimizer = str(config.optimizer.optimizer)
+    values = strengths(config.augment)
+    if config.optimizer.lr is None:
+        values["lr"] = LEARNING_RATE[optimizer]
+    if config.optimizer.weight_decay is None:
+        values["weight_decay"] = WEIGHT_DECAY.get(optimizer, 0.0)
+    values |= _sizes(config)
+    config = replace(config, **values)
+    _check(config)
+    return config
+
+
+def strengths(augment: Augment) -> dict[str, float]:
+    """The table behind `--augment`: each operation's setting, where it is not set alone."""
+    s = augment.augment or 0.0
+    lower, upper = min(2 * s, 1.0), max(2 * s - 1, 0.0)
+    table = dict(
+        crop=1 - 0.65 * lower - 0.15 * upper,
+        flip=0.5 * (s > 0),
+        rotate=15.0 * upper,
+        brightness=0.2 * lower + 0.2 * upper,
+        contrast=0.2 * lower + 0.2 * upper,
+        saturation=0.2 * lower + 0.2 * upper,
+        erase=0.5 * upper,
+        mixup=0.4 * upper,
+    )
+    return {name: round(value, 6) for name, value in table.items() if getattr(augment, name) is None}
+
+
+def _sizes(config: Config) -> dict[str, Any]:
+    size, sizes = int(config.model.size or 0), config.schedule.train_sizes
+    if sizes is None:
+        grows = config.model.model == "residual"
+        sizes = tuple(max(8, round(size * share / 8) * 8) for share in (1 / 2, 2 / 3, 5 / 6)) if grows else (size,)
+    grow_at = config.schedule.grow_at
+    if grow_at is None:
+        grow_at = (0.45, 0.8) if len(sizes) == 3 else tuple(round(k / len(sizes), 6) for k in range(1, len(sizes)))
+    return dict(train_sizes=sizes, grow_at=grow_at)
+
+
+def _check(config: Config) -> None:
+    model, schedule = config.model, config.schedule
+    grow_at, sizes = schedule.grow_at or (), schedule.train_sizes or ()
+    if len(grow_at) != len(sizes) - 1 or list(grow_at) != sorted(grow_at):
+        raise UserError(
+            "--grow-at", f"{len(grow_at)} shares for {len(sizes)} squares in --train-sizes",
+            "give one rising share for each square after the first",
+        )  # fmt: skip
+    if model.model == "residual" and not model.batchnorm:
+        raise UserError("--no-batchnorm", "the residual model needs batch normalisation", "use it with --model classic")
+    blocks = len(model.filters or ()) + (model.model == "residual")
+    smallest = min(sizes + (int(model.size or 0),)) if model.model == "residual" else int(model.size or 0)
+    if smallest >> blocks < 1:
+        raise UserError(
+            "--filters", f"{len(model.filters or ())} stages halve a square of {smallest} px away",
+            f"use fewer stages or at least {2**blocks} px",
+        )  # fmt: skip
+    if model.model == "classic" and set(sizes) != {model.size}:
+        raise UserError(
+            "--train-sizes", "the dense layers of classic take one size only", f"leave it out, or give {model.size}"
+        )
+    if config.prepare.val + config.prepare.test >= 1:
+        raise UserError("--val", "with --test it leaves nothing to train on", "let them sum to less than 1")
+    gpus(config.machine.gpus)
+
+
+def gpus(text: str) -> str | int | tuple[int, ...]:
+    """Read `--gpus`: a word, a count, or the numbers of the devices."""
+    if text in ("auto", "all", "none"):
+        return text
+    try:
+        if text.startswith("id:"):
+            return tuple(int(part) for part in text[3:].split(","))
+        if int(text) > 0:
+            return int(text)
+    except ValueError:
+        pass
+    raise UserError("--gpus", f"{text!r} is not a choice of GPUs", f"give auto, all, none, a count or id:0,1 ({nearest(text, ('auto', 'all', 'none'))})")

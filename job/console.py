@@ -1,0 +1,147 @@
+"""What people see while they wait: log lines, progress bars, and the polite stop on a signal.
+
+Lines go to one stream and, once a run folder is known, to its log file too. Bars are drawn on terminals; elsewhere
+a plain line now and then says the same.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import FrameType
+from typing import IO, Any
+
+from job.errors import INTERRUPTED, Interrupted
+
+PLAIN_SECONDS = 10.0  # between two plain progress lines
+
+
+class Console:
+    """Where lines go. `quiet` keeps them to the log file."""
+
+    def __init__(self) -> None:
+        self.stream: IO[str] = sys.stdout
+        self.quiet = False
+        self.file: IO[str] | None = None
+        self._bar: Any = None
+
+    def log(self, line: str) -> None:
+        if not self.quiet:
+            if self._bar is not None:
+                self._bar.console.print(line, markup=False, highlight=False, soft_wrap=True)
+            else:
+                print(line, file=self.stream, flush=True)
+        if self.file is not None:
+            self.file.write(line + "\n")
+            self.file.flush()
+
+    @contextmanager
+    def copy_to(self, path: Path) -> Iterator[None]:
+        """Also write each line to a file while inside."""
+        before, self.file = self.file, path.open("a", encoding="utf-8")
+        try:
+            yield
+        finally:
+            self.file.close()
+            self.file = before
+
+    @contextmanager
+    def progress(self, what: str, total: int, unit: str, done: int = 0) -> Iterator[Progress]:
+        """Show how far a long piece of work is, with its rate and the time left."""
+        if self.quiet or self._bar is not None or not self.stream.isatty():
+            yield Progress(self, what, total, unit, done, None)
+            return
+        from rich.console import Console as RichConsole
+        from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
+        from rich.progress import Progress as RichProgress
+
+        columns = ("{task.description}", BarColumn(), "{task.completed}/{task.total}", TextColumn("{task.fields[rate]}"))
+        with RichProgress(*columns, TimeRemainingColumn(), console=RichConsole(file=self.stream), transient=True) as bar:
+            self._bar = bar
+            try:
+                yield Progress(self, what, total, unit, done, bar)
+            finally:
+                self._bar = None
+
+
+class Progress:
+    """One piece of work under way; `advance` it."""
+
+    def __init__(self, console: Console, what: str, total: int, unit: str, done: int, bar: Any) -> None:
+        self.console, self.what, self.total, self.unit, self.bar = console, what, total, unit, bar
+        self.done = self.first = done
+        self.started = self.told = time.monotonic()
+        self.task = None if bar is None else bar.add_task(what, total=total, completed=done, rate="")
+
+    @property
+    def rate(self) -> float:
+        """Units a second since the start."""
+        return (self.done - self.first) / max(time.monotonic() - self.started, 1e-9)
+
+    def advance(self, count: int = 1, note: str = "") -> None:
+        self.done += count
+        if self.bar is not None:
+            self.bar.update(self.task, completed=self.done, rate=f"{self.rate:,.0f} {self.unit}/s {note}")
+            return
+        now = time.monotonic()
+        if now - self.told >= PLAIN_SECONDS and self.done < self.total:
+            self.told = now
+            left = (self.total - self.done) / max(self.rate, 1e-9)
+            share = 100 * self.done / max(self.total, 1)
+            line = f"{self.what}: {self.done:,}/{self.total:,} ({share:.0f} %), {self.rate:,.0f} {self.unit}/s, {duration(left)} left"
+            self.console.log(f"{line} {note}".rstrip())
+
+
+def duration(seconds: float) -> str:
+    """Seconds in words that people read at a glance."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"
+
+
+class Stop:
+    """Set by a signal or by a caller; work looks at it between two steps."""
+
+    def __init__(self) -> None:
+        self._event = threading.Event()
+
+    def set(self) -> None:
+        self._event.set()
+
+    def __bool__(self) -> bool:
+        return self._event.is_set()
+
+    def check(self) -> None:
+        """Raise Interrupted where a stop was asked for."""
+        if self:
+            raise Interrupted
+
+
+@contextmanager
+def signals(stop: Stop) -> Iterator[None]:
+    """While inside, SIGTERM and Ctrl-C set `stop`; a second Ctrl-C leaves at once. For the main thread alone."""
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if stop and number == signal.SIGINT:
+            os._exit(INTERRUPTED)
+        stop.set()
+        with suppress(OSError, ValueError):  # print may be under way in this very thread: it can't be entered again
+            os.write(console.stream.fileno(), b"stopping: the step under way is finished and saved\n")
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+console = Console()

@@ -1,0 +1,54 @@
+"""What can go wrong, each kind with the exit code that it leaves with. Called by every module."""
+
+from __future__ import annotations
+
+import errno
+
+DONE = 0
+BUG = 1
+USER = 2
+MACHINE = 69
+INTERRUPTED = 75
+
+
+class JobError(Exception):
+    """A fault that one line explains: where it is, what is wrong, what to do about it."""
+
+    code = BUG
+
+    def __init__(self, where: str, what: str, fix: str) -> None:
+        super().__init__(f"{where}: {what}; {fix}" if fix else f"{where}: {what}")
+
+
+class UserError(JobError):
+    """The user's mistake: an option, a configuration, data, credentials (exit code 2)."""
+
+    code = USER
+
+
+class MachineError(JobError):
+    """This machine's or a service's fault: no GPU, full disk, read-only folder (exit code 69)."""
+
+    code = MACHINE
+
+
+class ProofError(JobError):
+    """A proof that failed: the smoke test did not learn (exit code 1)."""
+
+
+class Interrupted(Exception):
+    """Stopped by a signal with everything saved; the same command goes on (exit code 75)."""
+
+
+def from_os_error(error: OSError) -> MachineError | None:
+    """Word the faults of a disk in house form; None where the error is of another kind."""
+    where = str(error.filename or "disk")
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return MachineError(where, "the disk is full", "free some space and run the same command again")
+    if error.errno == errno.EROFS:
+        return MachineError(where, "the file system is read-only", "name a folder that can be written with --out")
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return MachineError(where, "permission denied", "change its permissions or name another folder")
+    if error.errno == errno.EIO:
+        return MachineError(where, "the disk gave an input/output error", "check the disk")
+    return None

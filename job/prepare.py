@@ -1,0 +1,266 @@
+"""`twofold prepare`: photographs of two classes become TFRecord shards with a manifest.
+
+Pass one reads the sources in their own order; all cores hash, decode, shrink and encode, and the JPEGs go to a
+spool file in `--out/.work`. Pass two drops what `job/audit.py` sets aside, cuts the splits by content hash, and
+writes the shards in the order of that hash, so the bytes depend on the pictures alone. The manifest comes last.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import shutil
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from job import audit, layout, manifest, pixels, shards, storage
+from job.config import PrepareConfig
+from job.console import Stop, console, duration
+from job.devices import cores
+from job.errors import UserError
+from job.pool import in_order
+from job.sources import Entry, Source, open_source
+
+SHARD_BYTES = 64_000_000
+TRAIN_SHARDS = 16  # at least, so that a dozen readers find work
+_OURS = re.compile(r"(train|validation|test)-\d{5}-of-\d{5}\.(tfrecord|index\.npy)")
+
+
+@dataclass(frozen=True)
+class _Spooled:
+    examined: audit.Examined
+    offset: int
+    length: int
+
+
+def prepare(sources: Sequence[str], config: PrepareConfig, stop: Stop | None = None) -> manifest.Manifest:
+    """Turn sources into a data set in `config.run.out`, or finish one, or find it done.
+
+    Raises:
+        UserError: the sources hold no two classes, too many pictures are bad, or the folder holds another data set.
+        MachineError: the disk is full or read-only.
+        Interrupted: `stop` was set; the same call finishes the data set.
+    """
+    folder = Path(config.run.out).absolute()
+    if not sources:
+        raise UserError("prepare", "no source given", "name a folder, an archive, kaggle:owner/dataset or https://...")
+    if not config.run.out:
+        raise UserError("--out", "no folder given for the shards", "add --out DIR")
+    storage.make_folder(folder)
+    settings = _settings(sources, config)
+    with storage.only_writer(folder):
+        if manifest.exists(folder):
+            return _finished(folder, settings)
+        _clear(folder)
+        work = folder / ".work"
+        storage.make_folder(work)
+        made = _Preparation(sources, config, folder, work, stop or Stop()).run(settings)
+        shutil.rmtree(work)
+        return made
+
+
+def _settings(sources: Sequence[str], config: PrepareConfig) -> dict[str, Any]:
+    prepare = config.prepare
+    names = [s if ":" in s else str(Path(s).absolute()) for s in sources]
+    return dict(
+        sources=names, side=prepare.side, val=prepare.val, test=prepare.test, positive=prepare.positive,
+        max_bad=prepare.max_bad, quality=pixels.QUALITY,
+    )  # fmt: skip
+
+
+def _finished(folder: Path, settings: dict[str, Any]) -> manifest.Manifest:
+    found = manifest.read(folder)
+    for name, value in settings.items():
+        if found.settings.get(name) != value:
+            raise UserError(
+                str(folder), f"holds a data set prepared with {name} = {found.settings.get(name)!r}, not {value!r}",
+                "name another --out, or delete the folder",
+            )  # fmt: skip
+    console.log(f"{folder} was prepared before: nothing to do")
+    return found
+
+
+def _clear(folder: Path) -> None:
+    """Remove what a killed prepare left behind, and nothing else."""
+    shutil.rmtree(folder / ".work", ignore_errors=True)
+    for path in folder.iterdir():
+        if _OURS.fullmatch(path.name):
+            path.unlink()
+
+
+class _Preparation:
+    """One preparation under way."""
+
+    def __init__(self, sources: Sequence[str], config: PrepareConfig, folder: Path, work: Path, stop: Stop) -> None:
+        self.texts, self.folder, self.work, self.stop = sources, folder, work, stop
+        self.options, self.workers = config.prepare, config.feed.workers or cores()
+
+    def run(self, settings: dict[str, Any]) -> manifest.Manifest:
+        started = time.monotonic()
+        sources = [open_source(text, self.work) for text in self.texts]
+        prefixes = _prefixes(self.texts)
+        found = self._layout(sources, prefixes)
+        console.log(_what(found, self.options.side, self.workers, self.folder))
+        wanted = {picture.name: picture for picture in found.pictures}
+        with (self.work / "spool").open("wb") as spool:
+            spooled = list(self._examine(sources, prefixes, wanted, spool))
+        seconds = time.monotonic() - started
+        verdict = audit.judge(s.examined for s in spooled)
+        report = audit.write_report(self.folder, verdict.aside)
+        self._check_bad(verdict, len(spooled), report)
+        places = {s.examined.key: s for s in spooled}
+        splits = self._cut(verdict.kept, found.classes)
+        written = self._write(splits, places)
+        made = manifest.Manifest(found.classes, written, settings)
+        manifest.write(self.folder, made)
+        rate = len(spooled) / seconds
+        console.log(f"read {len(spooled):,} pictures in {duration(seconds)}: {rate:,.0f} images/s, {rate / self.workers:,.0f} per core")
+        for name, split in written.items():
+            counts = ", ".join(f"{n:,} {c}" for c, n in zip(found.classes, split.classes, strict=True))
+            console.log(f"{name}: {split.records:,} ({counts}) in {len(split.shards)} shards")
+        if verdict.aside:
+            console.log(f"set aside: {len(verdict.aside):,} ({verdict.bad:,} do not decode), listed in {report}")
+        console.log(f"positive class: {found.classes[1]}; the data set is in {self.folder}")
+        return made
+
+    def _layout(self, sources: list[Source], prefixes: list[str]) -> layout.Layout:
+        entries = [
+            Entry(prefix + e.name, e.label, e.split)
+            for source, prefix in zip(sources, prefixes, strict=True)
+            for e in source.entries()
+        ]
+        twice = [name for name, count in Counter(e.name for e in entries).items() if count > 1]
+        if twice:
+            raise UserError(self.texts[0], f"two pictures are both called {twice[0]}", "rename one of them")
+        found = layout.find(entries, " ".join(self.texts), self.options.positive)
+        if found.unlabelled:
+            console.log(f"left out: {len(found.unlabelled):,} pictures without a class, such as {found.unlabelled[0]}")
+        return found
+
+    def _examine(
+        self, sources: list[Source], prefixes: list[str], wanted: dict[str, layout.Labelled], spool: IO[bytes]
+    ) -> Iterator[_Spooled]:
+        side = self.options.side
+
+        def examine(item: tuple[str, bytes]) -> tuple[str, str, bytes, str]:
+            name, data = item
+            sha256 = hashlib.sha256(data).hexdigest()
+            try:
+                return name, sha256, pixels.stored(data, side), ""
+            except pixels.Undecodable as error:
+                return name, sha256, b"", str(error)
+
+        def pictures() -> Iterator[tuple[str, bytes]]:
+            for source, prefix in zip(sources, prefixes, strict=True):
+                for name, data in source.read():
+                    if prefix + name in wanted:
+                        yield prefix + name, data
+
+        offset = 0
+        with console.progress("reading", len(wanted), "images") as bar:
+            for name, sha256, jpeg, fault in in_order(examine, pictures(), self.workers):
+                self.stop.check()
+                spool.write(jpeg)
+                picture = wanted[name]
+                yield _Spooled(audit.Examined(name, picture.label, picture.split, sha256, fault), offset, len(jpeg))
+                offset += len(jpeg)
+                bar.advance()
+
+    def _check_bad(self, verdict: audit.Verdict, total: int, report: Path) -> None:
+        if verdict.bad > self.options.max_bad * total:
+            raise UserError(
+                str(report),
+                f"lists {verdict.bad:,} of {total:,} pictures that do not decode, more than --max-bad {self.options.max_bad:g}",
+                f"mend or delete them, or give --max-bad {-(-1000 * verdict.bad // total) / 1000:g}",
+            )
+
+    def _cut(self, kept: list[audit.Examined], classes: tuple[str, str]) -> dict[str, list[audit.Examined]]:
+        """Divide into splits: the source's own where it names them, else by the hash of the content."""
+        named = {picture.split for picture in kept}
+        test = 0.0 if "test" in named else self.options.test
+        val = 0.0 if "validation" in named else self.options.val
+
+        def split(picture: audit.Examined) -> str:
+            if picture.split in ("test", "validation"):
+                return picture.split
+            place = _place(picture)
+            return "test" if place < test else "validation" if place < test + val else "train"
+
+        splits: dict[str, list[audit.Examined]] = {name: [] for name in manifest.SPLITS}
+        for picture in sorted(kept, key=lambda p: p.sha256):
+            splits[split(picture)].append(picture)
+        expected = {"train"} | ({"validation"} if val else set()) | ({"test"} if test else set()) | {n for n in splits if splits[n]}
+        for name in manifest.SPLITS:
+            for label, class_name in enumerate(classes):
+                if name in expected and all(p.label != label for p in splits[name]):
+                    raise _empty_class(name, class_name, kept, (val if name == "train" else 0.0) + test)
+        return {name: members for name, members in splits.items() if members}
+
+    def _write(self, splits: dict[str, list[audit.Examined]], places: dict[str, _Spooled]) -> dict[str, manifest.Split]:
+        stored = sum(places[p.key].length for members in splits.values() for p in members)
+        storage.require_space(self.folder, int(1.05 * stored) + 300 * len(places), "the shards")
+        written = {}
+        with (self.work / "spool").open("rb") as spool, console.progress("writing", len(places), "images") as bar:
+            for name, members in splits.items():
+
+                def record(picture: audit.Examined) -> shards.Record:
+                    self.stop.check()
+                    place = places[picture.key]
+                    spool.seek(place.offset)
+                    bar.advance()
+                    return shards.Record(spool.read(place.length), picture.label, picture.key, picture.sha256)
+
+                size = sum(shards.framed_size(places[p.key].length + 150) for p in members)
+                count = max(-(-size // SHARD_BYTES), TRAIN_SHARDS if name == "train" else 1)
+                written[name] = _write_split(self.folder, name, members, min(count, len(members)), record)
+        return written
+
+
+def _write_split(
+    folder: Path, name: str, members: list[audit.Examined], count: int, record: Callable[[audit.Examined], shards.Record]
+) -> manifest.Split:
+    bounds = [len(members) * k // count for k in range(count + 1)]
+    made = tuple(
+        shards.write(folder, f"{name}-{k:05d}-of-{count:05d}", map(record, members[bounds[k] : bounds[k + 1]]))
+        for k in range(count)
+    )
+    positives = sum(p.label for p in members)
+    return manifest.Split(len(members), (len(members) - positives, positives), made)
+
+
+def _place(picture: audit.Examined) -> float:
+    """A number in [0, 1) that the content alone decides."""
+    return int(picture.sha256[:13], 16) / 16**13
+
+
+def _empty_class(name: str, class_name: str, kept: list[audit.Examined], start: float) -> UserError:
+    flag = {"validation": "--val", "test": "--test"}.get(name)
+    if flag is None:
+        return UserError(f"split {name}", f"would hold no picture of {class_name}", "give more pictures, or smaller --val and --test")
+    firsts = [
+        min((_place(p) - start for p in kept if p.label == label and p.split is None and _place(p) >= start), default=1.0)
+        for label in (0, 1)
+    ]
+    share = round(max(firsts) + 0.01, 2)
+    fix = f"try {flag} {share:g}" if share < 0.6 else "give more pictures"
+    return UserError(f"split {name}", f"would hold no picture of {class_name}", fix)
+
+
+def _prefixes(texts: Sequence[str]) -> list[str]:
+    """What tells the pictures of several sources apart; nothing where there is one."""
+    if len(texts) == 1:
+        return [""]
+    names = [Path(text).name or text for text in texts]
+    return [f"{name}/" if names.count(name) == 1 else f"{number}-{name}/" for number, name in enumerate(names, 1)]
+
+
+def _what(found: layout.Layout, side: int, workers: int, folder: Path) -> str:
+    counts = Counter(picture.label for picture in found.pictures)
+    named = sorted({p.split for p in found.pictures if p.split})
+    splits = f"splits of the source: {', '.join(named)}" if named else "no splits in the source"
+    classes = " and ".join(f"{counts[k]:,} {name}" for k, name in enumerate(found.classes))
+    return f"preparing {classes} ({splits}) at {side} px with {workers} workers into {folder}"
