@@ -50,7 +50,7 @@ class Model:
     depth: int = option(1, "convolutions a block (classic), residual blocks a stage (residual)", low=1, high=32, result=True)
     kernel: int = option(3, "side of the convolution kernels", unit="px", low=1, high=15, result=True)
     batchnorm: bool = option(True, "batch normalisation (classic; residual always has it)", result=True)
-    dropout: float = option(0.0, "share of features dropped before each dense layer", low=0, high=0.95, result=True)
+    dropout: float = option(0.0, "share of features dropped: after each dense layer (classic), before the head (residual)", low=0, high=0.95, result=True)
     dense: tuple[int, ...] = option((128, 64), "widths of the dense layers (classic)", low=1, result=True)
 
 

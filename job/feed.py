@@ -1,0 +1,97 @@
+"""The feed: stored pictures as squares, decoded by threads, kept in memory as far as it goes, a few batches ahead."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from queue import Full, Queue
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from job import pixels
+from job.shards import Reader
+
+Batch = tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32]]
+
+
+class Squares:
+    """The pictures of some shards as uint8 [size, size, 3] squares with their labels, by number.
+
+    A picture is decoded when first asked for; the first `cache_bytes` worth of them stay in memory.
+    """
+
+    def __init__(self, reader: Reader, size: int, workers: int, cache_bytes: int) -> None:
+        self.reader, self.size = reader, size
+        kept = min(len(reader), cache_bytes // (3 * size * size))
+        self._cache = np.empty((kept, size, size, 3), np.uint8)
+        self._labels = np.zeros(len(reader), np.float32)
+        self._known = np.zeros(kept, bool)
+        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
+        self._workers = workers
+
+    def __len__(self) -> int:
+        return len(self.reader)
+
+    def gather(self, numbers: npt.NDArray[np.int64]) -> Batch:
+        """The squares, uint8 [n, size, size, 3], and labels, float32 [n], of these records."""
+        images = np.empty((len(numbers), self.size, self.size, 3), np.uint8)
+        cached = numbers < len(self._cache)
+        known = np.zeros(len(numbers), bool)
+        known[cached] = self._known[numbers[cached]]
+        images[known] = self._cache[numbers[known]]
+
+        def load(part: npt.NDArray[np.int64]) -> None:
+            for place in part:
+                number = int(numbers[place])
+                record = self.reader[number]
+                images[place] = pixels.square(record.image, self.size)
+                self._labels[number] = record.label
+                if number < len(self._cache):
+                    self._cache[number] = images[place]
+                    self._known[number] = True
+
+        parts = np.array_split(np.flatnonzero(~known), self._workers)
+        for done in [self._pool.submit(load, part) for part in parts if len(part)]:
+            done.result()
+        return images, self._labels[numbers]
+
+    def close(self) -> None:
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+
+def ahead(make: Callable[[int], Any], first: int, last: int, depth: int = 3) -> Iterator[Any]:
+    """`make(step)` for each step from `first` to before `last`, made by a thread up to `depth` steps ahead."""
+    queue: Queue[Any] = Queue(maxsize=depth)
+    stopped = threading.Event()
+
+    def put(item: Any) -> None:
+        while not stopped.is_set():
+            try:
+                queue.put(item, timeout=0.1)
+                return
+            except Full:  # look whether the taker has left
+                continue
+
+    def work() -> None:
+        try:
+            for step in range(first, last):
+                if stopped.is_set():
+                    return
+                put(make(step))
+        except BaseException as error:  # handed to the taker, who raises it
+            put(error)
+
+    thread = threading.Thread(target=work, name="feed", daemon=True)
+    thread.start()
+    try:
+        for _ in range(first, last):
+            item = queue.get()
+            if isinstance(item, BaseException):
+                raise item
+            yield item
+    finally:
+        stopped.set()
+        thread.join()
