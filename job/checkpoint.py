@@ -45,9 +45,7 @@ def save(folder: Path, checkpoint: Checkpoint) -> int:
         np.savez(file, **checkpoint.arrays)
         file.flush()
         storage.sync(file.fileno())
-    document = dict(
-        format=FORMAT, version=VERSION, step=checkpoint.step, sha256=storage.sha256_of(state), record=checkpoint.record
-    )
+    document = dict(format=FORMAT, version=VERSION, step=checkpoint.step, sha256=storage.sha256_of(state), record=checkpoint.record)
     storage.write_json(temporary / "checkpoint.json", document)
     replaced = folder / f".{target.name}.old"
     if target.exists():  # the same step once more, after a stop between its end and its validation

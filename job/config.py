@@ -50,7 +50,9 @@ class Model:
     depth: int = option(1, "convolutions a block (classic), residual blocks a stage (residual)", low=1, high=32, result=True)
     kernel: int = option(3, "side of the convolution kernels", unit="px", low=1, high=15, result=True)
     batchnorm: bool = option(True, "batch normalisation (classic; residual always has it)", result=True)
-    dropout: float = option(0.0, "share of features dropped: after each dense layer (classic), before the head (residual)", low=0, high=0.95, result=True)
+    dropout: float = option(
+        0.0, "share of features dropped: after each dense layer (classic), before the head (residual)", low=0, high=0.95, result=True
+    )
     dense: tuple[int, ...] = option((128, 64), "widths of the dense layers (classic)", low=1, result=True)
 
 
@@ -84,9 +86,7 @@ class Optimizer:
     momentum: float = option(0.9, "Nesterov momentum (sgd, muon), first decay (adam, adamw)", low=0, high=0.9999, result=True)
     weight_decay: float | None = option(None, "decay of the kernels", auto="sgd 0.0005, adamw 0.05, else 0", low=0, result=True)
     clip: float = option(0.0, "largest global norm of the gradient; 0 is off", low=0, result=True)
-    smoothing: float | None = option(
-        None, "label smoothing", auto="0.1 (residual), 0 (classic)", low=0, high=0.5, result=True
-    )
+    smoothing: float | None = option(None, "label smoothing", auto="0.1 (residual), 0 (classic)", low=0, high=0.5, result=True)
     class_weights: str = option("auto", "weigh the rarer class more", choices=("auto", "off"), result=True)
     ema: float | None = option(
         None, "decay of the averaged weights that are validated; 0 is off", auto="0.995 (residual), 0 (classic)",
@@ -99,9 +99,7 @@ class Schedule:
     """How long, how much at once, and when to stop."""
 
     epochs: int = option(20, "passes over the training pictures; fixes the schedule", low=1, result=True)
-    batch: int | None = option(
-        None, "pictures a step, over all replicas", auto="256 (residual), 32 (classic)", low=1, result=True
-    )
+    batch: int | None = option(None, "pictures a step, over all replicas", auto="256 (residual), 32 (classic)", low=1, result=True)
     warmup: float | None = option(
         None, "share of the steps in which the learning rate rises", auto="0.05 (residual), 0 (classic)",
         low=0, high=0.9, result=True,
@@ -140,18 +138,30 @@ class Machine:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Work:
+    """The hands at work on the host."""
+
+    workers: int | None = option(None, "threads that read and decode pictures", auto="the cores that this process may use", low=1)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Feed:
     """How pictures reach the device."""
 
-    workers: int | None = option(None, "threads that decode pictures", auto="the cores that this process may use", low=1)
     cache: float | None = option(None, "memory for decoded pictures", unit="GiB", auto="half of what is free", low=0)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Run:
-    """The run folder and what is written to it."""
+class Output:
+    """Where the result goes."""
 
-    out: str = option("", "folder of the run (of the shards, for prepare)", metavar="DIR")
+    out: str = option("", "folder of the run (train) or of the shards (prepare); the picture to write (features)", metavar="PATH")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Run:
+    """What is written while training, and looks before it."""
+
     log_every: int = option(10, "steps between two lines in metrics.jsonl", unit="steps", low=1)
     save_every: float = option(5.0, "longest time between two checkpoints", unit="minutes", above=0)
     dry_run: bool = option(False, "check everything by three real steps, print the plan, and stop")
@@ -163,6 +173,7 @@ class Config:
     """A training run. The tables of `config.toml` are these fields."""
 
     source: Source = Source()
+    output: Output = Output()
     prepare: Prepare = Prepare()
     model: Model = Model()
     augment: Augment = Augment()
@@ -170,6 +181,7 @@ class Config:
     schedule: Schedule = Schedule()
     machine: Machine = Machine()
     feed: Feed = Feed()
+    work: Work = Work()
     run: Run = Run()
 
 
@@ -177,16 +189,16 @@ class Config:
 class PrepareConfig:
     """`twofold prepare`."""
 
+    output: Output = Output()
     prepare: Prepare = Prepare()
-    feed: Feed = Feed()
-    run: Run = Run()
+    work: Work = Work()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Judge:
-    """What is judged by `evaluate`."""
+    """What is judged."""
 
-    split: str | None = option(None, "split of the shards (or all)", auto="the run's validation; with --data, test", metavar="NAME")
+    split: str | None = option(None, "split of the shards, or all", auto="the run's own validation; with --data, test", metavar="NAME")
     json: bool = option(False, "print one JSON object")
 
 
@@ -196,12 +208,12 @@ class EvaluateConfig:
 
     source: Source = Source()
     judge: Judge = Judge()
-    feed: Feed = Feed()
+    work: Work = Work()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Answer:
-    """How `predict` prints."""
+    """How the answer is printed."""
 
     format: str = option("table", "form of the answer", choices=("table", "csv", "jsonl"))
 
@@ -211,14 +223,14 @@ class PredictConfig:
     """`twofold predict`."""
 
     answer: Answer = Answer()
-    feed: Feed = Feed()
+    work: Work = Work()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FeaturesConfig:
     """`twofold features`."""
 
-    run: Run = Run()
+    output: Output = Output()
 
 
 # The defaults that depend on the model: this table is what `auto` means, and what help prints in words.
@@ -306,9 +318,7 @@ def _check(config: Config) -> None:
             f"use fewer stages or at least {2**blocks} px",
         )  # fmt: skip
     if model.model == "classic" and set(sizes) != {model.size}:
-        raise UserError(
-            "--train-sizes", "the dense layers of classic take one size only", f"leave it out, or give {model.size}"
-        )
+        raise UserError("--train-sizes", "the dense layers of classic take one size only", f"leave it out, or give {model.size}")
     if config.prepare.val + config.prepare.test >= 1:
         raise UserError("--val", "with --test it leaves nothing to train on", "let them sum to less than 1")
     gpus(config.machine.gpus)
@@ -325,4 +335,6 @@ def gpus(text: str) -> str | int | tuple[int, ...]:
             return int(text)
     except ValueError:
         pass
-    raise UserError("--gpus", f"{text!r} is not a choice of GPUs", f"give auto, all, none, a count or id:0,1 ({nearest(text, ('auto', 'all', 'none'))})")
+    raise UserError(
+        "--gpus", f"{text!r} is not a choice of GPUs", f"give auto, all, none, a count or id:0,1 ({nearest(text, ('auto', 'all', 'none'))})"
+    )

@@ -162,7 +162,7 @@ def set_up(config: Config) -> tuple[Config, Devices]:
     _configure(tf, chosen, replicas, threads, deterministic)
     config = replace(
         config, replicas=replicas, precision=precision, threads=threads, deterministic=deterministic,
-        workers=config.feed.workers or cores(),
+        workers=config.work.workers or cores(),
     )  # fmt: skip
     return config, Devices(chosen, reason)
 

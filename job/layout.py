@@ -84,9 +84,7 @@ def find(entries: Sequence[Entry], where: str, positive: str = "", classes: tupl
     return Layout(pair, pictures, unlabelled)
 
 
-def _pair(
-    spelling: dict[str, str], counts: Counter[str], where: str, positive: str, classes: tuple[str, str] | None
-) -> tuple[str, str]:
+def _pair(spelling: dict[str, str], counts: Counter[str], where: str, positive: str, classes: tuple[str, str] | None) -> tuple[str, str]:
     found = ", ".join(f"{name} ({count:,})" for name, count in sorted(counts.items())[:8])
     if classes is not None:
         strange = spelling.keys() - {same_class(c) for c in classes}

@@ -48,9 +48,7 @@ def option(
         low, high: bounds, included; above: a bound that is not included.
         result: whether it shapes the weights, so that a resumed run keeps it.
     """
-    metadata = dict(
-        help=help, unit=unit, auto=auto, choices=choices, low=low, high=high, above=above, result=result, metavar=metavar
-    )
+    metadata = dict(help=help, unit=unit, auto=auto, choices=choices, low=low, high=high, above=above, result=result, metavar=metavar)
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -85,7 +83,7 @@ class Knob:
         if meta["metavar"]:
             return str(meta["metavar"])
         if meta["choices"]:
-            return "|".join(meta["choices"])
+            return "|".join((*(["auto"] if self.field.default is None else []), *meta["choices"]))
         return {int: "N", float: "X", str: "NAME", tuple: "N,N,..."}.get(self.kind, "N")
 
 

@@ -63,11 +63,7 @@ def decode(data: bytes) -> Image:
 
 
 def _may_have_alpha(data: bytes) -> bool:
-    return (
-        data[:4] in (b"\x89PNG", b"GIF8", b"II*\0", b"MM\0*")
-        or (data[:4] == b"RIFF" and data[8:12] == b"WEBP")
-        or data[4:8] == b"ftyp"
-    )
+    return data[:4] in (b"\x89PNG", b"GIF8", b"II*\0", b"MM\0*") or (data[:4] == b"RIFF" and data[8:12] == b"WEBP") or data[4:8] == b"ftyp"
 
 
 def _over_white(image: npt.NDArray[np.generic]) -> Image:

@@ -38,17 +38,17 @@ class _Spooled:
 
 
 def prepare(sources: Sequence[str], config: PrepareConfig, stop: Stop | None = None) -> manifest.Manifest:
-    """Turn sources into a data set in `config.run.out`, or finish one, or find it done.
+    """Turn sources into a data set in `config.output.out`, or finish one, or find it done.
 
     Raises:
         UserError: the sources hold no two classes, too many pictures are bad, or the folder holds another data set.
         MachineError: the disk is full or read-only.
         Interrupted: `stop` was set; the same call finishes the data set.
     """
-    folder = Path(config.run.out).absolute()
+    folder = Path(config.output.out).absolute()
     if not sources:
         raise UserError("prepare", "no source given", "name a folder, an archive, kaggle:owner/dataset or https://...")
-    if not config.run.out:
+    if not config.output.out:
         raise UserError("--out", "no folder given for the shards", "add --out DIR")
     storage.make_folder(folder)
     settings = _settings(sources, config)
@@ -85,8 +85,7 @@ def _finished(folder: Path, settings: dict[str, Any]) -> manifest.Manifest:
 
 
 def _clear(folder: Path) -> None:
-    """Remove what a killed prepare left behind, and nothing else."""
-    shutil.rmtree(folder / ".work", ignore_errors=True)
+    """Remove the shards that a killed prepare left behind, and nothing else: its downloads are gone on with."""
     for path in folder.iterdir():
         if _OURS.fullmatch(path.name):
             path.unlink()
@@ -97,7 +96,7 @@ class _Preparation:
 
     def __init__(self, sources: Sequence[str], config: PrepareConfig, folder: Path, work: Path, stop: Stop) -> None:
         self.texts, self.folder, self.work, self.stop = sources, folder, work, stop
-        self.options, self.workers = config.prepare, config.feed.workers or cores()
+        self.options, self.workers = config.prepare, config.work.workers or cores()
 
     def run(self, settings: dict[str, Any]) -> manifest.Manifest:
         started = time.monotonic()
@@ -129,9 +128,7 @@ class _Preparation:
 
     def _layout(self, sources: list[Source], prefixes: list[str]) -> layout.Layout:
         entries = [
-            Entry(prefix + e.name, e.label, e.split)
-            for source, prefix in zip(sources, prefixes, strict=True)
-            for e in source.entries()
+            Entry(prefix + e.name, e.label, e.split) for source, prefix in zip(sources, prefixes, strict=True) for e in source.entries()
         ]
         twice = [name for name, count in Counter(e.name for e in entries).items() if count > 1]
         if twice:
@@ -225,8 +222,7 @@ def _write_split(
 ) -> manifest.Split:
     bounds = [len(members) * k // count for k in range(count + 1)]
     made = tuple(
-        shards.write(folder, f"{name}-{k:05d}-of-{count:05d}", map(record, members[bounds[k] : bounds[k + 1]]))
-        for k in range(count)
+        shards.write(folder, f"{name}-{k:05d}-of-{count:05d}", map(record, members[bounds[k] : bounds[k + 1]])) for k in range(count)
     )
     positives = sum(p.label for p in members)
     return manifest.Split(len(members), (len(members) - positives, positives), made)

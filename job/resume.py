@@ -34,6 +34,8 @@ def merge(folder: Path, config: Config, given: Collection[str]) -> Config:
     for knob in knobs(Config):
         name = knob.name
         if not knob.is_result:
+            if knob.table in ("source", "prepare") and name not in given:
+                values[name] = stored[name]
             continue
         if name in given and values[name] is not None and values[name] != stored[name]:
             if name not in CHANGEABLE:
@@ -44,8 +46,6 @@ def merge(folder: Path, config: Config, given: Collection[str]) -> Config:
             console.log(f"{knob.flag} changes from {stored[name]} to {values[name]}: the bits will differ from now on")
             continue
         values[name] = stored[name]
-    if "data" not in given:
-        values["data"] = stored["data"]
     return build(Config, values)
 
 

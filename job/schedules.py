@@ -26,3 +26,8 @@ def train_size(config: Config, step: int, steps: int) -> int:
     """The square trained at in a step, px."""
     sizes, grow_at = config.schedule.train_sizes or (), config.schedule.grow_at or ()
     return sizes[bisect.bisect_right([share * steps for share in grow_at], step)]
+
+
+def work(config: Config, first: int, last: int, steps: int) -> int:
+    """Pixels of a picture summed over steps [first, last): what their time is about proportional to."""
+    return sum(train_size(config, step, steps) ** 2 for step in range(first, last))

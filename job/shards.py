@@ -66,9 +66,7 @@ def _example_class() -> Any:
     entry = features.nested_type.add(name="FeatureEntry")
     entry.options.map_entry = True
     entry.field.add(name="key", number=1, type=F.TYPE_STRING, label=F.LABEL_OPTIONAL)
-    entry.field.add(
-        name="value", number=2, type=F.TYPE_MESSAGE, type_name=".twofold.Feature", label=F.LABEL_OPTIONAL
-    )
+    entry.field.add(name="value", number=2, type=F.TYPE_MESSAGE, type_name=".twofold.Feature", label=F.LABEL_OPTIONAL)
     message("Example", ("features", 1, F.TYPE_MESSAGE, False, ".twofold.Features"))
     pool = descriptor_pool.DescriptorPool()
     pool.Add(file)
@@ -166,9 +164,7 @@ class Reader:
         data = framed[:length]
         if len(framed) != length + _FOOTER or struct.pack("<I", _masked_crc(data)) != framed[length:]:
             within = number - int(self._starts[shard])
-            raise UserError(
-                str(self._paths[shard]), f"record {within} fails its checksum", "prepare the data again, or copy it again"
-            )
+            raise UserError(str(self._paths[shard]), f"record {within} fails its checksum", "prepare the data again, or copy it again")
         return parse(data)
 
     def close(self) -> None:

@@ -108,9 +108,7 @@ class Step:
         last = 2 + len(gradients)
         return summed[0], summed[1], summed[2:last], [value / replicas for value in summed[last:]]
 
-    def _gradient_of(
-        self, images: Any, labels: Any, noise: Any, trainable: list[Any], moving: list[Any], scale: Any, size: int
-    ) -> Any:
+    def _gradient_of(self, images: Any, labels: Any, noise: Any, trainable: list[Any], moving: list[Any], scale: Any, size: int) -> Any:
         """This replica's share of loss, right answers, gradients (times `scale`) and new moving statistics."""
         options = self.config.optimizer
         pictures, targets = augment.augment(images, labels, noise, self.config.augment, size)

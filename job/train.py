@@ -27,6 +27,7 @@ from job.errors import MachineError, UserError
 from job.inference import Inference
 from job.metrics import measure
 from job.models.residual import PATCH_SIDE, whiten
+from job.options import replace
 from job.shards import Reader
 from job.step import Step, judged_weights
 
@@ -62,9 +63,9 @@ def train(
     Raises:
         UserError, MachineError: see `job/errors.py`.
     """
-    if not config.run.out:
+    if not config.output.out:
         raise UserError("--out", "no run folder given", "add --out RUN")
-    folder = Path(config.run.out).absolute()
+    folder = Path(config.output.out).absolute()
     if (folder / records.CONFIG).exists():
         config = resume.merge(folder, config, resume.given_of(config) if given is None else given)
     config = resolve(config)
@@ -76,6 +77,7 @@ def train(
     shards = manifest.read(shards_folder)
     for name in ("train", "validation"):
         shards.split(name, shards_folder)
+    config = replace(config, out=str(folder), **{name: shards.settings[name] for name in ("side", "val", "test", "positive", "max_bad")})
     if config.run.dry_run or config.run.show_augment:
         config, chosen = devices.set_up(config)
         run = _Run(config, chosen, folder, shards_folder, shards, stop or Stop())
@@ -96,23 +98,21 @@ def train(
 def data_folder(config: Config) -> Path:
     """Where a run's shards are: what `--data` names, or what was prepared from it in the run folder."""
     named = Path(config.source.data)
-    own = Path(config.run.out) / "data"
+    own = Path(config.output.out) / "data"
     return named.absolute() if manifest.exists(named) or not own.exists() else own.absolute()
 
 
 class _Run:
     """A run under way."""
 
-    def __init__(
-        self, config: Config, chosen: devices.Devices, folder: Path, data: Path, shards: manifest.Manifest, stop: Stop
-    ) -> None:
+    def __init__(self, config: Config, chosen: devices.Devices, folder: Path, data: Path, shards: manifest.Manifest, stop: Stop) -> None:
         self.config, self.chosen, self.folder, self.manifest, self.stop = config, chosen, folder, shards, stop
         self.batch, self.seed = int(config.schedule.batch or 0), config.schedule.seed
         train, validation = shards.splits["train"], shards.splits["validation"]
         self.images = train.records
         self.steps = order.epoch_end(config.schedule.epochs, self.batch, self.images)
         self.class_weights = _class_weights(config, train)
-        workers, room = int(config.feed.workers or 1), _cache_bytes(config)
+        workers, room = int(config.work.workers or 1), _cache_bytes(config)
         size = int(config.model.size or 0)
         validation_room = min(room, validation.records * 3 * size * size)
         self.validation = feed.Squares(Reader(data, validation.shards), size, workers, validation_room)
@@ -171,7 +171,7 @@ class _Run:
         """Set the frozen stem by the training pictures' own patches."""
         reader = self.pictures.reader
         numbers = order.permutation(self.seed, 0, self.images)[:WHITENING_PICTURES]
-        small = feed.Squares(reader, PATCH_SIDE, int(self.config.feed.workers or 1), 0)
+        small = feed.Squares(reader, PATCH_SIDE, int(self.config.work.workers or 1), 0)
         images, _ = small.gather(numbers)
         small.close()
         models.variables(self.network)["stem/kernel"].assign(whiten(images))
@@ -314,7 +314,8 @@ class _Run:
 
     def _tell(self, entry: dict[str, Any], better: bool) -> None:
         epochs, epoch = self.config.schedule.epochs, entry["epoch"]
-        left = (entry["seconds"] / max(1, self.record["step"])) * (self.steps - self.record["step"])
+        done, steps = self.record["step"], self.steps
+        left = entry["seconds"] * schedules.work(self.config, done, steps, steps) / schedules.work(self.config, 0, done, steps)
         console.log(
             f"epoch {epoch}/{epochs}: loss {entry['train_loss']:.4f}, accuracy {entry['train_accuracy']:.4f}; "
             f"validation log loss {entry['val_log_loss']:.4f}, accuracy {entry['val_accuracy']:.4f} "
@@ -375,7 +376,9 @@ class _Run:
                 times.append(time.monotonic() - began)
             share = grow_at[number + 1] - grow_at[number]
             total += share * self.steps * min(times[1:])
-            console.log(f"{size} px: {self.batch / min(times[1:]):,.0f} images/s over {share * self.steps:,.0f} steps (compiled in {times[0]:.1f} s)")
+            console.log(
+                f"{size} px: {self.batch / min(times[1:]):,.0f} images/s over {share * self.steps:,.0f} steps (compiled in {times[0]:.1f} s)"
+            )
         began = time.monotonic()
         self._validate()
         validation = time.monotonic() - began
@@ -432,5 +435,3 @@ def _cache_bytes(config: Config) -> int:
     if config.feed.cache * 2**30 > free:
         raise MachineError("--cache", f"{config.feed.cache:g} GiB asked for, {free / 2**30:.1f} GiB are free", "give less")
     return int(config.feed.cache * 2**30)
-
-

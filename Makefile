@@ -1,0 +1,50 @@
+# Everything sets itself up: `make smoke` and `make test` need Python 3.11 with venv, nothing else.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+UV := $(BIN)/uv
+LOCK := requirements/dev.txt
+
+.PHONY: setup smoke test test-slow check format lock docs
+
+setup: $(READY)
+
+$(READY): $(LOCK) requirements/uv.txt pyproject.toml
+	@echo "setting up $(VENV): about 2 GB of pinned packages, one to four minutes"
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] < (3, 11))' || { echo "Python 3.11 or newer is needed; set PYTHON=" >&2; exit 69; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/uv.txt
+	@UV_PYTHON_DOWNLOADS=never $(UV) pip install --quiet --python $(BIN)/python --require-hashes --compile-bytecode -r $(LOCK)
+	@UV_PYTHON_DOWNLOADS=never $(UV) pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation -e .
+	@touch $(READY)
+
+smoke: setup
+	@$(BIN)/twofold smoke
+
+test: setup
+	@$(BIN)/python -m pytest
+
+test-slow: setup
+	@$(BIN)/python -m pytest -m slow
+
+check: setup
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+format: setup
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+# The lock files name no index: whoever installs uses their own.
+lock: setup
+	@for extra in dev cpu gpu; do \
+		case $$extra in dev) more="requirements/dev.in --extra cpu --extra kaggle";; cpu) more="--extra cpu --extra kaggle";; gpu) more="--extra gpu --extra kaggle";; esac; \
+		$(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header \
+			pyproject.toml $$more -o requirements/$$extra.txt || exit 1; \
+	done
+	@echo "uv==0.13.9" | $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header - -o requirements/uv.txt
+
+docs: setup
+	@$(BIN)/python docs/generate.py
