@@ -10,7 +10,6 @@ import argparse
 import json
 import os
 import sys
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -256,7 +255,7 @@ def _parser(name: str, command: Command) -> _Parser:
         formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=32, width=118),
     )  # fmt: skip
     for word, count, text in command.positional:
-        parser.add_argument(word, nargs=None if count == "1" else count, help=text)  # type: ignore[arg-type]
+        parser.add_argument(word, nargs=None if count == "1" else count, help=text)
     groups: dict[str, Any] = {}
     for knob in knobs(command.tree):
         if knob.table not in groups:
@@ -302,13 +301,11 @@ def _overview() -> str:
 def _tensorflow_lines_to(folder: Path | None) -> Iterator[None]:
     """Send what TensorFlow's C++ prints to `folder/log.txt` (or nowhere), while our own errors keep the terminal."""
     made = folder is not None and not folder.exists()
-    if folder is None:
-        log: Any = tempfile.TemporaryFile()
-    else:
+    if folder is not None:
         from job import storage
 
         storage.make_folder(folder)
-        log = (folder / "log.txt").open("ab")
+    log = open(os.devnull if folder is None else folder / "log.txt", "ab")  # noqa: SIM115 (closed below, after descriptor 2)
     sys.stderr.flush()
     terminal = os.dup(2)
     ours, console_was = os.fdopen(terminal, "w", buffering=1, errors="backslashreplace"), console.stream

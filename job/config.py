@@ -99,7 +99,13 @@ class Schedule:
     """How long, how much at once, and when to stop."""
 
     epochs: int = option(20, "passes over the training pictures; fixes the schedule", low=1, result=True)
-    batch: int | None = option(None, "pictures a step, over all replicas", auto="256 (residual), 32 (classic)", low=1, result=True)
+    batch: int | None = option(
+        None,
+        "pictures a step, over all replicas",
+        auto="256 (residual), 32 (classic), at most an eighth of the pictures",
+        low=1,
+        result=True,
+    )
     warmup: float | None = option(
         None, "share of the steps in which the learning rate rises", auto="0.05 (residual), 0 (classic)",
         low=0, high=0.9, result=True,
@@ -133,7 +139,7 @@ class Machine:
         choices=("float32", "bfloat16", "float16"), result=True,
     )  # fmt: skip
     xla: bool = option(False, "compile each replica's function with XLA", result=True)
-    deterministic: bool | None = option(None, "the same bits at each run", auto="on a CPU yes, on GPUs no", result=True)
+    deterministic: bool | None = option(None, "the same bits at each run", auto="on a CPU yes; on GPUs or with --xla no", result=True)
     threads: int | None = option(None, "TensorFlow's threads", auto="the cores that this process may use", low=1, result=True)
 
 
@@ -248,10 +254,13 @@ LEARNING_RATE = dict(sgd=0.1, adam=0.001, adamw=0.001, muon=0.05)
 WEIGHT_DECAY = dict(sgd=0.0005, adamw=0.05)
 
 
-def resolve(config: Config) -> Config:
-    """Replace each `auto` that depends on other knobs alone, and check the knobs against each other.
+def resolve(config: Config, images: int) -> Config:
+    """Replace each `auto` that depends on other knobs and on the number of training images, and check them.
 
-    What depends on the machine (replicas, precision, threads, workers, cache) is resolved by `job/devices.py`.
+    What depends on the machine (replicas, precision, threads, workers) is resolved by `job/devices.py`.
+
+    Raises:
+        UserError: knobs that contradict each other.
     """
     values: dict[str, Any] = {}
     by_model = BY_MODEL[config.model.model]
@@ -259,7 +268,11 @@ def resolve(config: Config) -> Config:
         for name in by_model.keys() & set(section.__slots__):
             if getattr(section, name) is None:
                 values[name] = by_model[name]
+    if "batch" in values:  # few pictures: more and smaller steps
+        values["batch"] = max(1, min(values["batch"], images // 8 // 8 * 8 or images // 8))
     config = replace(config, **values)
+    if int(config.schedule.batch or 0) > images:
+        raise UserError("--batch", f"{config.schedule.batch} is more than the {images:,} training pictures", f"use at most {images}")
     optimizer = str(config.optimizer.optimizer)
     values = strengths(config.augment)
     if config.optimizer.lr is None:
@@ -311,7 +324,7 @@ def _check(config: Config) -> None:
     if model.model == "residual" and not model.batchnorm:
         raise UserError("--no-batchnorm", "the residual model needs batch normalisation", "use it with --model classic")
     blocks = len(model.filters or ()) + (model.model == "residual")
-    smallest = min(sizes + (int(model.size or 0),)) if model.model == "residual" else int(model.size or 0)
+    smallest = min((*sizes, int(model.size or 0))) if model.model == "residual" else int(model.size or 0)
     if smallest >> blocks < 1:
         raise UserError(
             "--filters", f"{len(model.filters or ())} stages halve a square of {smallest} px away",
@@ -321,6 +334,8 @@ def _check(config: Config) -> None:
         raise UserError("--train-sizes", "the dense layers of classic take one size only", f"leave it out, or give {model.size}")
     if config.prepare.val + config.prepare.test >= 1:
         raise UserError("--val", "with --test it leaves nothing to train on", "let them sum to less than 1")
+    if config.machine.xla and config.machine.deterministic:
+        raise UserError("--xla", "has no deterministic max-pooling", "leave --deterministic out")
     gpus(config.machine.gpus)
 
 

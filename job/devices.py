@@ -72,10 +72,11 @@ def select(text: str, present: Sequence[Gpu]) -> list[Gpu]:
         if choice > len(present):
             raise MachineError(f"--gpus {choice}", there, f"use --gpus {'all' if present else 'none'}")
         return list(present[:choice])
-    missing = [number for number in choice if not 0 <= number < len(present)]
+    numbers = [int(number) for number in choice]
+    missing = [number for number in numbers if not 0 <= number < len(present)]
     if missing:
         raise MachineError(f"--gpus {text}", f"{there}, so there is no number {missing[0]}", "count from 0")
-    return [present[number] for number in choice]
+    return [present[number] for number in numbers]
 
 
 def has_bfloat16(cpu_flags: str) -> bool:
@@ -158,7 +159,7 @@ def set_up(config: Config) -> tuple[Config, Devices]:
     onednn = os.environ.get("TF_ENABLE_ONEDNN_OPTS", "1") != "0"
     precision, reason = choose_precision(machine.precision, chosen, _cpu_flags(), onednn)
     threads = machine.threads or cores()
-    deterministic = not chosen if machine.deterministic is None else machine.deterministic
+    deterministic = not chosen and not machine.xla if machine.deterministic is None else machine.deterministic
     _configure(tf, chosen, replicas, threads, deterministic)
     config = replace(
         config, replicas=replicas, precision=precision, threads=threads, deterministic=deterministic,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from queue import Full, Queue
 from typing import Any
@@ -62,7 +62,7 @@ class Squares:
         self._pool.shutdown(wait=True, cancel_futures=True)
 
 
-def ahead(make: Callable[[int], Any], first: int, last: int, depth: int = 3) -> Iterator[Any]:
+def ahead(make: Callable[[int], Any], first: int, last: int, depth: int = 3) -> Generator[Any, None, None]:
     """`make(step)` for each step from `first` to before `last`, made by a thread up to `depth` steps ahead."""
     queue: Queue[Any] = Queue(maxsize=depth)
     stopped = threading.Event()

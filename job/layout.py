@@ -65,11 +65,11 @@ def find(entries: Sequence[Entry], where: str, positive: str = "", classes: tupl
     """
     if not entries:
         raise UserError(where, "no picture found", "give folders, one for each class, with JPEG, PNG or WebP files")
-    names = _names(entries, where, positive or (classes[1] if classes else ""))
+    names = _names(entries, where, positive, classes)
     counts = Counter(name for name in names if name)
     spelling: dict[str, str] = {}
-    for name, _ in counts.most_common():
-        spelling.setdefault(same_class(name), name)
+    for spelled, _ in counts.most_common():
+        spelling.setdefault(same_class(spelled), spelled)
     pair = _pair(spelling, counts, where, positive, classes)
     numbers = {same_class(name): number for number, name in enumerate(pair)}
     pictures, unlabelled = [], []
@@ -104,25 +104,28 @@ def _pair(spelling: dict[str, str], counts: Counter[str], where: str, positive: 
     return names[0], names[1]
 
 
-def _names(entries: Sequence[Entry], where: str, positive: str) -> list[str | None]:
+def _names(entries: Sequence[Entry], where: str, positive: str, classes: tuple[str, str] | None) -> list[str | None]:
     """The class name of each picture: from the source itself, from a level of its folders, or from its file name."""
     if any(entry.label for entry in entries):
         return [entry.label for entry in entries]
     folders = [_folders(entry.name) for entry in entries]
     levels = [level for level in range(-3, 6) if _classes_at(folders, level)]
-    two = {level: _classes_at(folders, level) for level in levels if len(_classes_at(folders, level)) == 2}
+    known = {same_class(name) for name in classes or ()}
+    ours = [level for level in levels if _classes_at(folders, level) <= known]
+    if ours:
+        return _named_at(folders, ours)
+    two = {} if known else {level: _classes_at(folders, level) for level in levels if len(_classes_at(folders, level)) == 2}
     if positive:
         two = {level: found for level, found in two.items() if same_class(positive) in found} or two
     if len(set(two.values())) > 1:
         choices = " or ".join(" and ".join(sorted(found)) for found in dict.fromkeys(two.values()))
         raise UserError(where, f"the classes could be {choices}", "name one of them with --positive")
     if two:
-        # several levels may hold the same pair; the one that labels most pictures is the classes' level
-        level = max(two, key=lambda at: sum(_at(parts, at) is not None for parts in folders))
-        return [_at(parts, level) for parts in folders]
+        return _named_at(folders, list(two))
     stems = [_KAGGLE_NAME.match(entry.name.rsplit("/", 1)[-1].rsplit(".", 1)[0]) for entry in entries]
     from_names = [match.group(1) if match else None for match in stems]
-    if len({same_class(n) for n in from_names if n}) == 2 or not any(folders):
+    said = {same_class(n) for n in from_names if n}
+    if len(said) == 2 or (said and said <= known) or not any(folders):
         return from_names
     common = _common(folders)
     outermost = [parts[common] if len(parts) > common else None for parts in folders]
@@ -140,6 +143,12 @@ def _folders(name: str) -> list[str]:
         if part not in ("", ".") and split_of(part) is None:
             parts.append(part)
     return parts
+
+
+def _named_at(folders: list[list[str]], levels: list[int]) -> list[str | None]:
+    """The folders' names at one of the levels that hold the classes: at the one that labels most pictures."""
+    level = max(levels, key=lambda at: sum(_at(parts, at) is not None for parts in folders))
+    return [_at(parts, level) for parts in folders]
 
 
 def _at(parts: list[str], level: int) -> str | None:

@@ -102,7 +102,7 @@ def read(folder: Path) -> Manifest:
         manifest = Manifest((negative, positive), splits, document["settings"])
         if document["fingerprint"] != manifest.fingerprint:
             raise UserError(str(path), "was changed after it was written", "prepare the data again")
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(str(path), f"is damaged ({error})", "prepare the data again") from None
     for split in splits.values():
         for shard in split.shards:

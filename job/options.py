@@ -158,7 +158,7 @@ def _scalar(kind: Any, raw: Any, wrong: UserError) -> Any:
         raise wrong
     try:
         value = kind(raw)
-    except ValueError:
+    except (ValueError, OverflowError):
         raise wrong from None
     if isinstance(value, float) and not math.isfinite(value):
         raise wrong
@@ -232,10 +232,11 @@ def read_toml(path: Path, tree: type) -> dict[str, Any]:
 
 def build(tree: type, values: Mapping[str, Any]) -> Any:
     """Make the tree from leaf values; what is not given keeps its default."""
-    parts = {}
+    parts: dict[str, Any] = {}
     for name, hint in typing.get_type_hints(tree).items():
         if dataclasses.is_dataclass(hint):
-            parts[name] = hint(**{f.name: values[f.name] for f in dataclasses.fields(hint) if f.name in values})
+            section: Any = hint
+            parts[name] = section(**{f.name: values[f.name] for f in dataclasses.fields(hint) if f.name in values})
     return tree(**parts)
 
 
@@ -251,7 +252,8 @@ def replace(config: Any, **values: Any) -> Any:
 
 def to_toml(config: Any) -> str:
     """The tree as TOML that `read_toml` takes back exactly."""
-    lines, table = [], None
+    lines: list[str] = []
+    table = ""
     for knob in knobs(type(config)):
         if knob.table != table:
             table = knob.table

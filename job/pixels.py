@@ -7,6 +7,7 @@ shard holds, `square` turns that JPEG into what the model sees. Nothing else in 
 from __future__ import annotations
 
 import os
+from typing import Any
 
 os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")  # what is wrong with a file is said by our own line
 
@@ -50,6 +51,7 @@ def decode(data: bytes) -> Image:
     buffer = np.frombuffer(data, np.uint8)
     try:
         if _may_have_alpha(data):
+            image: Any
             image, kinds, blocks = cv2.imdecodeWithMetadata(buffer, cv2.IMREAD_UNCHANGED)
             if image is not None and image.ndim == 3 and image.shape[2] == 4:
                 exif = [bytes(block) for kind, block in zip(kinds, blocks, strict=False) if kind == cv2.IMAGE_METADATA_EXIF]
@@ -72,7 +74,7 @@ def _over_white(image: npt.NDArray[np.generic]) -> Image:
     pixels = image.astype(np.float32) / top
     alpha = pixels[..., 3:]
     blended = pixels[..., 2::-1] * alpha + (1 - alpha)
-    return np.rint(blended * 255).astype(np.uint8)
+    return np.asarray(np.rint(blended * 255), np.uint8)
 
 
 def _orientation(exif: bytes) -> int:

@@ -46,7 +46,8 @@ def merge(folder: Path, config: Config, given: Collection[str]) -> Config:
             console.log(f"{knob.flag} changes from {stored[name]} to {values[name]}: the bits will differ from now on")
             continue
         values[name] = stored[name]
-    return build(Config, values)
+    merged: Config = build(Config, values)
+    return merged
 
 
 def _text(value: object) -> str:

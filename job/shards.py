@@ -96,7 +96,7 @@ def parse(data: bytes) -> Record:
 
 
 def _masked_crc(data: bytes) -> int:
-    crc = google_crc32c.value(data)
+    crc = int(google_crc32c.value(data))
     return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
 
 
@@ -135,16 +135,20 @@ class Reader:
 
     def __init__(self, folder: Path, shards: Sequence[Shard]) -> None:
         self._paths = [folder / shard.file for shard in shards]
-        self._files = [os.open(path, os.O_RDONLY) for path in self._paths]
         self._places = [self._read_index(folder, shard) for shard in shards]
+        self._files = [os.open(path, os.O_RDONLY) for path in self._paths]
         self._starts = np.cumsum([0] + [len(places) for places in self._places])
 
     @staticmethod
     def _read_index(folder: Path, shard: Shard) -> Any:
         try:
-            places = np.load(folder / shard.index, allow_pickle=False)
-            if places.shape != (shard.records, 2):
+            with (folder / shard.index).open("rb") as file:
+                places = np.lib.format.read_array(file, allow_pickle=False)
+            if places.shape != (shard.records, 2) or places.dtype != np.int64:
                 raise ValueError(f"{len(places)} records instead of {shard.records}")
+            ends = np.cumsum(places[:, 1] + (_HEADER + _FOOTER))
+            if places[:, 1].min() < 0 or ends[-1] != shard.bytes or (places.sum(axis=1) + _FOOTER != ends).any():
+                raise ValueError("its places do not fit the shard")
         except (ValueError, EOFError, OSError) as error:
             raise UserError(str(folder / shard.index), f"is damaged ({error})", "prepare the data again") from None
         return places

@@ -121,5 +121,5 @@ def _ring(picture: Any, centre: Any, radius: float, colour: tuple[int, ...], ang
 def _cross(picture: Any, centre: Any, radius: float, colour: tuple[int, ...], angle: float) -> None:
     for turn in (angle, angle + np.pi / 2):
         reach = radius * np.array([np.cos(turn), np.sin(turn)])
-        ends = [tuple(int(round(float(v))) for v in centre + sign * reach) for sign in (-1, 1)]
+        ends = [tuple(round(float(v)) for v in centre + sign * reach) for sign in (-1, 1)]
         cv2.line(picture, ends[0], ends[1], colour, max(2, round(radius / 4)), cv2.LINE_AA)

@@ -19,7 +19,16 @@ SHARED = Path(__file__).resolve().parents[2] / "shared"
 THREADS = 2  # TensorFlow's, in every test: they can't be changed within a process
 
 SMALL: dict[str, Any] = dict(
-    size=32, train_sizes=(32,), filters=(8, 16), epochs=2, batch=16, augment=0.3, threads=THREADS, workers=2, log_every=1, precision="float32"
+    size=32,
+    train_sizes=(32,),
+    filters=(8, 16),
+    epochs=2,
+    batch=16,
+    augment=0.3,
+    threads=THREADS,
+    workers=2,
+    log_every=1,
+    precision="float32",
 )
 
 

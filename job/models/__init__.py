@@ -60,5 +60,5 @@ def exported(network: Network, size: int) -> keras.Model:
 
 
 def variables(network: Network) -> dict[str, Any]:
-    """Path to variable, over trained, frozen and moving ones."""
-    return {v.path: v for v in network.model.variables}
+    """Path to variable, over trained, frozen and moving ones; stock Dropout's generator state is none of them."""
+    return {v.path: v for v in network.model.variables if v.dtype == "float32"}

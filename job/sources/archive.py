@@ -53,7 +53,7 @@ class Archive:
 
     def _tar(self, file: Path | IO[bytes], prefix: str, names_only: bool) -> Iterator[tuple[str, bytes]]:
         opened = {"name": file} if isinstance(file, Path) else {"fileobj": file}
-        with tarfile.open(mode="r:*", **opened) as archive:  # type: ignore[call-overload]
+        with tarfile.open(mode="r:*", **opened) as archive:
             for member in archive:
                 if member.isdir() or not self._wanted(member.name):
                     continue

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import http.client
 import json
 import re
@@ -30,12 +31,19 @@ def download(text: str, scratch: Path) -> Path:
     """
     url, _, fragment = text.partition("#")
     wanted = _checksum(text, fragment)
-    parts = urllib.parse.urlsplit(url)
+    parts = _address(url)
     if parts.scheme == "http" and not wanted and parts.hostname not in ("127.0.0.1", "localhost", "::1"):
         raise UserError(url, "plain http can be tampered with", "use https, or add #sha256=... to it")
     name = Path(urllib.parse.unquote(parts.path)).name
-    target = scratch / (name or "download")
+    folder = scratch / "web" / hashlib.sha256(url.encode()).hexdigest()[:12]  # two addresses may end in the same name
+    target = folder / (name or "download")
     partial = target.with_name(target.name + ".part")
+    if target.exists():
+        found = storage.sha256_of(target)
+        if wanted in ("", found):
+            console.log(f"{url} was downloaded before: SHA-256 {found}")
+            return target
+    storage.make_folder(folder)
     console.log(f"downloading {url}")
     wait = FIRST_WAIT
     for attempt in range(1, TRIES + 1):
@@ -60,11 +68,22 @@ def download(text: str, scratch: Path) -> Path:
     found = storage.sha256_of(partial)
     if wanted and found != wanted:
         partial.unlink()
+        _state(partial).unlink()
         raise UserError(url, f"has SHA-256 {found}, not {wanted}", "check the address and the checksum")
     console.log(f"downloaded {storage.size(partial.stat().st_size)}, SHA-256 {found}")
     partial.rename(target)
     _state(partial).unlink(missing_ok=True)
     return target
+
+
+def _address(url: str) -> urllib.parse.SplitResult:
+    try:
+        parts = urllib.parse.urlsplit(url)
+        if parts.hostname and parts.port != 0 and re.fullmatch(r"[!-~]+", url):
+            return parts
+    except ValueError:
+        pass
+    raise UserError(url, "is no web address", "write https://host/file.zip, with %20 for a space")
 
 
 def _checksum(text: str, fragment: str) -> str:
@@ -95,7 +114,11 @@ def _fetch(url: str, partial: Path) -> None:
     except urllib.error.HTTPError as error:
         if error.code == 416 and error.headers.get("Content-Range") == f"bytes */{have}":
             return  # all of it is there
-        raise
+        if error.code != 416 or not have:
+            raise
+        partial.unlink()  # no range of it is to be had
+        _fetch(url, partial)
+        return
     with answer:
         resumed = answer.status == 206
         length = int(answer.headers.get("Content-Length") or 0)

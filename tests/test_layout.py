@@ -1,0 +1,193 @@
+"""Classes and splits, read off the names in a source."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from job.errors import UserError
+from job.layout import Layout, find, same_class, split_of
+from job.sources import Entry
+
+
+def _find(*names: str, positive: str = "", classes: tuple[str, str] | None = None) -> Layout:
+    return find([Entry(name) for name in names], "pets", positive, classes)
+
+
+def _refused(*names: str, positive: str = "", classes: tuple[str, str] | None = None) -> str:
+    with pytest.raises(UserError) as caught:
+        _find(*names, positive=positive, classes=classes)
+    assert caught.value.code == 2
+    return str(caught.value)
+
+
+def _facts(found: Layout) -> dict[str, tuple[str, str | None]]:
+    return {p.name: (found.classes[p.label], p.split) for p in found.pictures}
+
+
+@pytest.mark.parametrize(
+    ("names", "classes", "facts"),
+    [
+        (["cats/x.jpg", "dogs/y.jpg"], ("cats", "dogs"), {"cats/x.jpg": ("cats", None), "dogs/y.jpg": ("dogs", None)}),
+        (
+            ["train/cats/x.jpg", "train/dogs/x.jpg", "test/cats/y.jpg"],
+            ("cats", "dogs"),
+            {"train/cats/x.jpg": ("cats", "train"), "train/dogs/x.jpg": ("dogs", "train"), "test/cats/y.jpg": ("cats", "test")},
+        ),
+        (
+            ["PetImages/Cat/1.jpg", "PetImages/Dog/1.jpg"],
+            ("Cat", "Dog"),
+            {"PetImages/Cat/1.jpg": ("Cat", None), "PetImages/Dog/1.jpg": ("Dog", None)},
+        ),
+        (["cat.0.jpg", "dog.0.jpg"], ("cat", "dog"), {"cat.0.jpg": ("cat", None), "dog.0.jpg": ("dog", None)}),
+        (["cat (1).jpg", "dog (2).jpg"], ("cat", "dog"), {"cat (1).jpg": ("cat", None), "dog (2).jpg": ("dog", None)}),
+        (["pics/cat_0.jpg", "pics/dog_0.jpg"], ("cat", "dog"), {"pics/cat_0.jpg": ("cat", None), "pics/dog_0.jpg": ("dog", None)}),
+        (
+            ["training_set/training_set/cats/1.jpg", "training_set/training_set/dogs/1.jpg", "test_set/test_set/dogs/2.jpg"],
+            ("cats", "dogs"),
+            {
+                "training_set/training_set/cats/1.jpg": ("cats", "train"),
+                "training_set/training_set/dogs/1.jpg": ("dogs", "train"),
+                "test_set/test_set/dogs/2.jpg": ("dogs", "test"),
+            },
+        ),
+        (
+            ["train.zip/train/cat.0.jpg", "train.zip/train/dog.0.jpg"],
+            ("cat", "dog"),
+            {"train.zip/train/cat.0.jpg": ("cat", "train"), "train.zip/train/dog.0.jpg": ("dog", "train")},
+        ),
+        (["cats.zip/1.jpg", "dogs.tar.gz/1.jpg"], ("cats", "dogs"), {"cats.zip/1.jpg": ("cats", None), "dogs.tar.gz/1.jpg": ("dogs", None)}),
+        (
+            ["cats/persian/1.jpg", "cats/siamese/1.jpg", "dogs/poodle/1.jpg"],
+            ("cats", "dogs"),
+            {"cats/persian/1.jpg": ("cats", None), "cats/siamese/1.jpg": ("cats", None), "dogs/poodle/1.jpg": ("dogs", None)},
+        ),
+        (
+            ["a/Cats/1.jpg", "a/Cats/2.jpg", "b/cat/1.jpg", "b/DOG/1.jpg"],
+            ("Cats", "DOG"),
+            {"a/Cats/1.jpg": ("Cats", None), "a/Cats/2.jpg": ("Cats", None), "b/cat/1.jpg": ("Cats", None), "b/DOG/1.jpg": ("DOG", None)},
+        ),
+    ],
+)  # fmt: skip
+def test_layouts(names: list[str], classes: tuple[str, str], facts: dict[str, tuple[str, str | None]]) -> None:
+    if names[0].startswith("a/"):  # folders a and b are two as well, so the user says which
+        found = _find(*names, positive="dog")
+    else:
+        found = _find(*names)
+    assert found.classes == classes
+    assert _facts(found) == facts
+    assert found.unlabelled == []
+
+
+def test_kaggle_s_competition_has_an_unlabelled_test_folder() -> None:
+    found = _find("train/cat.0.jpg", "train/dog.0.jpg", "test1/1.jpg", "test1/2.jpg")
+    assert _facts(found) == {"train/cat.0.jpg": ("cat", "train"), "train/dog.0.jpg": ("dog", "train")}
+    assert found.unlabelled == ["test1/1.jpg", "test1/2.jpg"]
+
+
+def test_unlabelled_test_pictures_beside_class_folders() -> None:
+    found = _find("train/cats/1.jpg", "train/dogs/1.jpg", "test/1.jpg")
+    assert found.unlabelled == ["test/1.jpg"]
+    assert len(found.pictures) == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "split"),
+    [
+        ("train", "train"), ("Training", "train"), ("training_set", "train"), ("train-set", "train"), ("val", "validation"),
+        ("valid", "validation"), ("validation", "validation"), ("validation_set", "validation"), ("Test", "test"), ("test1", "test"),
+        ("testing", "test"), ("test_set", "test"), ("trains", None), ("contest", None), ("values", None), ("tester", None), ("valley", None),
+    ],
+)  # fmt: skip
+def test_split_names(name: str, split: str | None) -> None:
+    assert split_of(name) == split
+    found = _find(f"{name}/cats/1.jpg", f"{name}/dogs/1.jpg")
+    assert {p.split for p in found.pictures} == {split}
+    assert found.classes == ("cats", "dogs")
+
+
+def test_one_three_and_no_classes() -> None:
+    fix = "; put each class's pictures in a folder of its own, two in all"
+    assert _refused("cats/1.jpg", "cats/2.jpg").endswith("classes found instead of two: cats (2)" + fix)
+    three = _refused("birds/1.jpg", "cats/1.jpg", "cats/2.jpg", "dogs/1.jpg")
+    assert three == "pets: 3 classes found instead of two: birds (1), cats (2), dogs (1)" + fix
+    assert _refused("1.jpg", "2.jpg") == "pets: no classes found instead of two" + fix
+    assert _refused("train/1.jpg", "test/2.jpg") == "pets: no classes found instead of two" + fix
+    many = _refused(*(f"kind{chr(97 + k)}/1.jpg" for k in range(12)))
+    assert "12 classes found instead of two: kinda (1)" in many
+    assert ", ...;" in many
+
+
+def test_empty() -> None:
+    assert _refused() == "pets: no picture found; give folders, one for each class, with JPEG, PNG or WebP files"
+
+
+def test_positive_swaps_and_must_be_there() -> None:
+    names = ("cats/1.jpg", "dogs/1.jpg")
+    swapped = _find(*names, positive="Cat")
+    assert swapped.classes == ("dogs", "cats")
+    assert [p.label for p in swapped.pictures] == [1, 0]
+    assert _refused(*names, positive="bird") == "--positive: 'bird' is not among the classes cats (1), dogs (1); name one of them"
+
+
+def test_two_levels_that_could_be_the_classes_need_positive() -> None:
+    names = ("setA/cats/1.jpg", "setA/dogs/1.jpg", "setB/cats/1.jpg", "setB/dogs/1.jpg")
+    assert _refused(*names) == "pets: the classes could be seta and setb or cat and dog; name one of them with --positive"
+    assert _find(*names, positive="dogs").classes == ("cats", "dogs")
+    assert _find(*names, positive="setA").classes == ("setB", "setA")
+
+
+def test_a_model_s_classes_are_matched_and_others_refused() -> None:
+    model = ("cat", "dog")
+    found = _find("Dogs/1.jpg", "Cats/1.jpg", classes=model)
+    assert found.classes == model
+    assert [p.label for p in found.pictures] == [1, 0]
+    assert [p.label for p in _find("cats/1.jpg", "cats/2.jpg", classes=("dog", "cat")).pictures] == [1, 1]
+    line = "pets: its classes are birds (1), cats (1), the model knows cat and dog; give pictures of these two classes"
+    assert _refused("birds/1.jpg", "cats/1.jpg", classes=model) == line
+    assert "its classes are not to be seen" in _refused("1.jpg", classes=model)
+
+
+def test_a_model_s_class_is_found_among_other_folders() -> None:
+    found = _find("shelter/cats/persian/1.jpg", "shelter/cats/siamese/1.jpg", classes=("cat", "dog"))
+    assert [p.label for p in found.pictures] == [0, 0]
+
+
+def test_a_model_s_class_is_found_in_file_names_in_any_folder() -> None:
+    found = _find("inbox/cat.1.jpg", "outbox/cat.2.jpg", classes=("cat", "dog"))
+    assert [p.label for p in found.pictures] == [0, 0]
+    line = _refused("a/ox/1.jpg", "b/hen/1.jpg", classes=("cat", "dog"))
+    assert "the model knows cat and dog" in line
+    assert "--positive" not in line
+
+
+def test_a_csv_s_labels_and_splits_win_over_folders() -> None:
+    entries = [Entry("x/cats/1.jpg", "Dog", "valid"), Entry("x/dogs/1.jpg", "cat"), Entry("train/2.jpg", "cats")]
+    found = find(entries, "list.csv")
+    assert _facts(found) == {"x/cats/1.jpg": ("Dog", "validation"), "x/dogs/1.jpg": ("cat", None), "train/2.jpg": ("cat", "train")}
+    with pytest.raises(UserError, match=r"list\.csv: 1\.jpg has the unknown split 'dev'; use train, validation or test"):
+        find([Entry("1.jpg", "cat", "dev"), Entry("2.jpg", "dog")], "list.csv")
+
+
+def test_class_names_compare_without_case_and_a_final_s() -> None:
+    assert same_class(" Cats ") == same_class("cat") == "cat"
+    assert same_class("s") == "s"
+    assert same_class("cat") != same_class("bat")
+
+
+_WORDS = st.sampled_from(["cat", "dog", "ring", "cross", "apple", "pear", "Zebra", "ox"])
+
+
+@settings(deadline=None, max_examples=100)
+@given(
+    st.lists(_WORDS, min_size=2, max_size=2, unique=True),
+    st.lists(st.sampled_from(["photos", "train", "PetImages"]), max_size=2),
+    st.data(),
+)
+def test_the_positive_class_does_not_depend_on_order_or_depth(pair: list[str], above: list[str], data: st.DataObject) -> None:
+    names = ["/".join([*above, word, f"{k}.jpg"]) for word in pair for k in range(3)]
+    found = _find(*data.draw(st.permutations(names)))
+    assert found.classes == tuple(sorted(pair, key=str.lower))
+    assert all(f"/{found.classes[p.label]}/" in f"/{p.name}" for p in found.pictures)
+    assert {p.split for p in found.pictures} == {"train" if "train" in above else None}
