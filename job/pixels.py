@@ -55,7 +55,8 @@ def decode(data: bytes) -> Image:
             image, kinds, blocks = cv2.imdecodeWithMetadata(buffer, cv2.IMREAD_UNCHANGED)
             if image is not None and image.ndim == 3 and image.shape[2] == 4:
                 exif = [bytes(block) for kind, block in zip(kinds, blocks, strict=False) if kind == cv2.IMAGE_METADATA_EXIF]
-                return _upright(_over_white(image), _orientation(exif[0]) if exif else 1)
+                multiplied = data[:2] in (b"II", b"MM") and image.dtype == np.uint8  # libtiff hands RGBA out so
+                return _upright(_over_white(image, multiplied), _orientation(exif[0]) if exif else 1)
         image = cv2.imdecode(buffer, cv2.IMREAD_COLOR_RGB)
     except cv2.error as error:
         raise Undecodable(f"does not decode ({error.err or 'OpenCV refuses it'})") from None
@@ -68,12 +69,12 @@ def _may_have_alpha(data: bytes) -> bool:
     return data[:4] in (b"\x89PNG", b"GIF8", b"II*\0", b"MM\0*") or (data[:4] == b"RIFF" and data[8:12] == b"WEBP") or data[4:8] == b"ftyp"
 
 
-def _over_white(image: npt.NDArray[np.generic]) -> Image:
-    """BGRA of 8 or 16 bits over white, as RGB of 8 bits."""
+def _over_white(image: npt.NDArray[np.generic], multiplied: bool) -> Image:
+    """BGRA of 8 or 16 bits over white, as RGB of 8 bits; `multiplied` says that alpha is in the colours already."""
     top = 65535.0 if image.dtype == np.uint16 else 255.0
     pixels = image.astype(np.float32) / top
     alpha = pixels[..., 3:]
-    blended = pixels[..., 2::-1] * alpha + (1 - alpha)
+    blended = pixels[..., 2::-1] * (1 if multiplied else alpha) + (1 - alpha)
     return np.asarray(np.rint(blended * 255), np.uint8)
 
 

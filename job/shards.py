@@ -147,9 +147,9 @@ class Reader:
             if places.shape != (shard.records, 2) or places.dtype != np.int64:
                 raise ValueError(f"{len(places)} records instead of {shard.records}")
             ends = np.cumsum(places[:, 1] + (_HEADER + _FOOTER))
-            if places[:, 1].min() < 0 or ends[-1] != shard.bytes or (places.sum(axis=1) + _FOOTER != ends).any():
+            if len(places) and (places[:, 1].min() < 0 or ends[-1] != shard.bytes or (places.sum(axis=1) + _FOOTER != ends).any()):
                 raise ValueError("its places do not fit the shard")
-        except (ValueError, EOFError, OSError) as error:
+        except Exception as error:  # NumPy's reader of a damaged header raises errors of many kinds
             raise UserError(str(folder / shard.index), f"is damaged ({error})", "prepare the data again") from None
         return places
 

@@ -71,7 +71,14 @@ def test_resolving_twice_changes_nothing(model: str, size: int, augment: float) 
 
 @pytest.mark.parametrize(
     ("model", "images", "batch"),
-    [("residual", 2048, 256), ("residual", 2047, 248), ("residual", 800, 96), ("classic", 800, 32), ("residual", 63, 7), ("residual", 3, 1)],
+    [
+        ("residual", 2048, 256),
+        ("residual", 2047, 248),
+        ("residual", 800, 96),
+        ("classic", 800, 32),
+        ("residual", 63, 7),
+        ("residual", 3, 1),
+    ],
 )
 def test_few_pictures_get_a_smaller_batch(model: str, images: int, batch: int) -> None:
     assert resolve(build(Config, dict(model=model)), images).schedule.batch == batch

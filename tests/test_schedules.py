@@ -41,7 +41,7 @@ def test_constant_after_the_rise() -> None:
 def test_rises_then_falls_and_never_reaches_zero(decay: str, warmup: float, steps: int, peak: float) -> None:
     rates = _rates(steps, lr=peak, warmup=warmup, decay=decay)
     top = rates.index(max(rates))
-    assert 0 < min(rates)
+    assert min(rates) > 0
     assert max(rates) <= peak * (1 + 1e-12)
     assert rates[: top + 1] == sorted(rates[: top + 1])
     assert rates[top:] == sorted(rates[top:], reverse=True)

@@ -109,6 +109,7 @@ def test_a_shard_cut_short_after_the_start(tmp_path: Path) -> None:
     reader.close()
 
 
+@pytest.mark.filterwarnings("ignore:Reading `.npy`")
 def test_any_damage_to_an_index_is_caught(tmp_path: Path) -> None:
     shard = write(tmp_path, "train-00000-of-00001", [_record(k) for k in range(3)])
     path = tmp_path / shard.index

@@ -73,7 +73,11 @@ def test_a_second_writer_is_refused_until_the_first_is_killed(tmp_path: Path) ->
         assert caught.value.code == 2
         holder.send_signal(signal.SIGKILL)
         holder.wait()
-    with storage.only_writer(tmp_path), pytest.raises(UserError, match=f"in use by process {os.getpid()} on "), storage.only_writer(tmp_path):
+    with (
+        storage.only_writer(tmp_path),
+        pytest.raises(UserError, match=f"in use by process {os.getpid()} on "),
+        storage.only_writer(tmp_path),
+    ):
         pass
     with storage.only_writer(tmp_path):
         pass

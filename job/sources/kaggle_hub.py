@@ -62,7 +62,7 @@ def _fetch(text: str, owner: str, name: str, target: Path) -> None:
         import requests
         import urllib3
 
-        with _time_limit(requests.Session):
+        with _bounded(requests.Session):
             try:
                 api = _signed_in(text, package)
                 _check_space_in(api)
@@ -81,7 +81,10 @@ def _fetch(text: str, owner: str, name: str, target: Path) -> None:
 
 def _package(text: str) -> Any:
     try:
-        from kaggle import KaggleApi  # it signs in on import, so not before it is needed
+        import requests
+
+        with _bounded(requests.Session):
+            from kaggle import KaggleApi  # it signs in on import, so not before it is needed
     except ImportError:
         raise UserError(text, "the kaggle package is not installed", "run: pip install 'twofold[kaggle]'") from None
     except OSError as error:
@@ -171,15 +174,18 @@ def _kept_quiet() -> Iterator[None]:
 
 
 @contextmanager
-def _time_limit(session: Any) -> Iterator[None]:
-    """The package waits for ever on a connection gone silent, and takes no limit."""
-    send = session.send
+def _bounded(session: Any) -> Iterator[None]:
+    """The package waits for ever on a connection gone silent, and leaves those that failed open: bound both."""
+    send, answers = session.send, []
 
     def limited(self: Any, request: Any, **options: Any) -> Any:
-        return send(self, request, **{**options, "timeout": options.get("timeout") or TIMEOUT})
+        answers.append(send(self, request, **{**options, "timeout": options.get("timeout") or TIMEOUT}))
+        return answers[-1]
 
     session.send = limited
     try:
         yield
     finally:
         session.send = send
+        for answer in answers:
+            answer.close()

@@ -1,0 +1,144 @@
+"""The command as a user types it: help, errors with their exit codes, one command from photographs to predictions."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from job.cli import COMMANDS
+from job.options import knobs
+
+QUICK = ["--size=32", "--train-sizes=32", "--filters=8,16", "--epochs=1", "--batch=16", "--precision=float32", "--threads=2"]
+
+
+def _twofold(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "job.cli", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, env={**os.environ, **environment})
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_shows_every_option_with_its_default(name: str) -> None:
+    done = _twofold(name, "--help", COLUMNS="200")
+    assert done.returncode == 0
+    for knob in knobs(COMMANDS[name].tree):
+        assert knob.flag in done.stdout
+        assert " ".join(knob.field.metadata["help"].split()[:3]) in " ".join(done.stdout.split())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "line"),
+    [
+        (["trian"], 2, "twofold: trian: unknown command; did you mean train?"),
+        (["train", "--epocs", "5"], 2, "twofold: --epocs: unknown option; did you mean --epochs?"),
+        (["train", "--epochs"], 2, "twofold: --epochs: expected one argument; see twofold train --help"),
+        (["train", "--epochs", "five"], 2, "twofold: --epochs: 'five' is not a whole number; give N"),
+        (["train", "--batch", "0"], 2, "twofold: --batch: 0 is below 1; give at least 1"),
+        (["train", "--model", "clasic"], 2, "twofold: --model: 'clasic' is not one of classic, residual; did you mean classic?"),
+        (["train", "--gpus", "two"], 2, "twofold: --out: no run folder given; add --out RUN"),
+        (["predict", "--epochs", "5", "run"], 2, "twofold: --epochs: unknown option; it belongs to twofold train"),
+        (["prepare", "--out", "x"], 2, "twofold: prepare: no source given; name a folder, an archive, kaggle:owner/dataset or https://..."),
+        (["evaluate", "nowhere"], 2, "twofold: nowhere: is no run folder; name the --out of a twofold train"),
+        (["smoke", "more"], 2, "twofold: more: is one argument too many for twofold smoke; see --help"),
+    ],
+)  # fmt: skip
+def test_a_mistake_is_one_line_and_exit_code(arguments: list[str], code: int, line: str, tmp_path: Path) -> None:
+    if "--gpus" in arguments:
+        arguments = [*arguments, "--data", str(tmp_path)]
+    done = _twofold(*arguments)
+    assert (done.returncode, done.stderr) == (code, line + "\n")
+    assert done.stdout == ""
+
+
+def test_train_without_data_explains_in_three_lines_how_to_get_some() -> None:
+    done = _twofold("train")
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 3
+    assert "kaggle:salader/dogs-vs-cats" in done.stderr
+
+
+def test_mistakes_in_a_file_and_in_the_environment(tmp_path: Path, shards: Path) -> None:
+    file = tmp_path / "c.toml"
+    for text, line in {
+        "[schedule]\nepochs = 'five'": f"{file} [schedule] epochs: 'five' is not a whole number; give N",
+        "[shedule]\nepochs = 5": f"{file} [shedule]: unknown table; did you mean schedule?",
+        "[schedule]\nepoch = 5": f"{file} [schedule] epoch: unknown key; did you mean epochs?",
+        "[model]\nepochs = 5": f"{file} [model] epochs: unknown key; it belongs under [schedule]",
+        "epochs = 5": f"{file} [epochs]: unknown key outside a table; put it under [schedule]",
+    }.items():
+        file.write_text(text)
+        done = _twofold("train", "--data", shards, "--out", tmp_path / "run", "--config", file)
+        assert (done.returncode, done.stderr) == (2, f"twofold: {line}\n")
+    done = _twofold("train", TWOFOLD_EPOCS="5")
+    assert (done.returncode, done.stderr) == (2, "twofold: TWOFOLD_EPOCS: unknown environment variable; did you mean TWOFOLD_EPOCHS?\n")
+    assert not (tmp_path / "run").exists()
+
+
+def test_gpus_that_are_not_there_leave_with_69_and_no_run(shards: Path, tmp_path: Path) -> None:
+    done = _twofold("train", "--data", shards, "--out", tmp_path / "run", "--gpus", "all", *QUICK)
+    expected = (
+        "twofold: --gpus all: TensorFlow sees none on this machine; use --gpus none for the CPU, or check the driver and the gpu extra\n"
+    )
+    assert (done.returncode, done.stderr) == (69, expected)
+    assert not (tmp_path / "run" / "config.toml").exists()
+
+
+def test_a_batch_that_does_not_divide_names_the_nearest(shards: Path, tmp_path: Path) -> None:
+    done = _twofold("train", "--data", shards, "--out", tmp_path / "run", "--replicas", "3", *QUICK)
+    assert (done.returncode, done.stderr) == (2, "twofold: --batch: 16 does not divide over 3 replicas; use 15 or 18\n")
+
+
+@pytest.fixture
+def mounted(tmp_path: Path) -> Any:
+    """A tmpfs of 1 MB; needs the right to mount."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)], capture_output=True).returncode:
+        pytest.skip("this process may not mount a tmpfs")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_full_disk_leaves_with_69_and_the_old_checkpoint(mounted: Path, shards: Path, drawn: Path) -> None:
+    done = _twofold("prepare", drawn, "--out", mounted / "set", "--side", "40")
+    assert done.returncode == 0, done.stderr
+    filler = mounted / "filler"
+    filler.write_bytes(b"0" * (1 << 20) if False else b"0" * 300_000)
+    done = _twofold("train", "--data", shards, "--out", mounted / "run", "--epochs=9", "--save-every=0.00001", *QUICK[:3], *QUICK[4:])
+    assert done.returncode == 69, done.stdout + done.stderr
+    assert "the disk is full; free some space and run the same command again" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_read_only_mount_leaves_with_69(mounted: Path, drawn: Path) -> None:
+    subprocess.run(["mount", "-o", "remount,ro", str(mounted)], check=True)
+    done = _twofold("prepare", drawn, "--out", mounted / "set")
+    assert done.returncode == 69
+    assert "the file system is read-only; name a folder that can be written with --out" in done.stderr
+
+
+def test_one_command_goes_from_photographs_to_a_model_and_the_others_use_it(drawn: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    command = ("train", "--data", drawn, "--out", run, "--val", "0.3", "--side", "40", *QUICK)
+    done = _twofold(*command)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "preparing 60 crosses and 60 rings" in done.stdout
+    for name in ("config.toml", "environment.json", "metrics.jsonl", "history.csv", "curves.png", "model.keras", "summary.json", "log.txt"):
+        assert (run / name).exists(), name
+    assert "oneDNN" not in done.stdout
+    again = _twofold(*command)
+    assert (again.returncode, "was prepared before" in again.stdout, "was finished before" in again.stdout) == (0, True, True)
+    figures = _twofold("evaluate", run)
+    assert (figures.returncode, "accuracy" in figures.stdout, "judging" in figures.stderr) == (0, True, True)
+    listed = _twofold("predict", run, drawn / "rings", "--format", "csv")
+    assert (listed.returncode, len(listed.stdout.splitlines())) == (0, 61)
+    drawing = _twofold("features", run, next((drawn / "rings").iterdir()), "--out", tmp_path / "f.png")
+    assert (drawing.returncode, drawing.stdout, (tmp_path / "f.png").exists()) == (0, "", True)
+    missing = _twofold("predict", run, tmp_path / "none.jpg")
+    assert (missing.returncode, missing.stdout) == (2, "")
+    taken = _twofold("train", "--config", run / "config.toml", "--out", tmp_path / "second", "--epochs", "1")
+    assert taken.returncode == 0, taken.stderr

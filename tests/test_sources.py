@@ -1,0 +1,305 @@
+"""Sources: folder, zip, tar, CSV; what is read, what is ignored, what is refused in one line."""
+
+from __future__ import annotations
+
+import io
+import os
+import stat
+import struct
+import tarfile
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from job.errors import UserError
+from job.sources import Entry, is_archive, is_picture, open_source
+
+FILES = {"cats/1.jpg": b"one", "cats/2.PNG": b"two", "dogs/deep/3.webp": b"three" * 100}
+IGNORED = ("Thumbs.db", "cats/.DS_Store", "cats/._1.jpg", "__MACOSX/cats/1.jpg", "readme.txt", "notes.md", "labels.csv")
+
+
+def _zip(files: dict[str, bytes], method: int = zipfile.ZIP_DEFLATED) -> bytes:
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", method) as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return out.getvalue()
+
+
+def _tar(files: dict[str, bytes], mode: str = "w") -> bytes:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode=mode) as archive:  # type: ignore[call-overload]
+        for name, content in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    return out.getvalue()
+
+
+def _tar_gz(files: dict[str, bytes]) -> bytes:
+    return _tar(files, "w:gz")
+
+
+def _read(path: Path | str, scratch: Path) -> dict[str, bytes]:
+    """What a source gives, with the promise that entries() names the same, checked."""
+    source = open_source(str(path), scratch)
+    entries = [entry.name for entry in source.entries()]
+    found = list(source.read())
+    assert sorted(entries) == sorted(name for name, _ in found)
+    assert len(set(entries)) == len(entries)
+    return dict(found)
+
+
+def _refused(path: Path | str, scratch: Path) -> str:
+    """The one line that both listing and reading give."""
+    lines = set()
+    for use in (lambda s: s.entries(), lambda s: list(s.read())):
+        with pytest.raises(UserError) as caught:
+            use(open_source(str(path), scratch))
+        assert caught.value.code == 2
+        assert "\n" not in str(caught.value)
+        lines.add(str(caught.value))
+    assert len(lines) == 1
+    return lines.pop()
+
+
+def _put(path: Path, content: bytes) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    return path
+
+
+@pytest.fixture
+def scratch(tmp_path: Path) -> Path:
+    folder = tmp_path / "scratch"
+    folder.mkdir()
+    return folder
+
+
+def test_folder(tmp_path: Path, scratch: Path) -> None:
+    for name, content in [*FILES.items(), *((name, b"x") for name in IGNORED if "MACOSX" not in name), (".git/1.jpg", b"x")]:
+        _put(tmp_path / "pets" / name, content)
+    assert _read(tmp_path / "pets", scratch) == FILES
+
+
+def test_a_single_picture(tmp_path: Path, scratch: Path) -> None:
+    assert _read(_put(tmp_path / "a.JPG", b"one"), scratch) == {"a.JPG": b"one"}
+
+
+@pytest.mark.parametrize(("name", "pack"), [("a.zip", _zip), ("a.ZIP", _zip), ("a.tar", _tar), ("a.tar.gz", _tar_gz), ("a.tgz", _tar_gz)])
+def test_archives(name: str, pack: Callable[[dict[str, bytes]], bytes], tmp_path: Path, scratch: Path) -> None:
+    path = _put(tmp_path / name, pack({**FILES, **{name: b"x" for name in IGNORED}}))
+    assert _read(path, scratch) == FILES
+    assert os.listdir(scratch) == []
+
+
+def test_a_stored_zip_and_a_tar_with_dots(tmp_path: Path, scratch: Path) -> None:
+    assert _read(_put(tmp_path / "a.zip", _zip(FILES, zipfile.ZIP_STORED)), scratch) == FILES
+    assert _read(_put(tmp_path / "a.tar", _tar({f"./{name}": content for name, content in FILES.items()})), scratch) == FILES
+
+
+@pytest.mark.parametrize(("inner", "pack_inner"), [("train.zip", _zip), ("train.tar", _tar), ("train.tar.gz", _tar_gz)])
+@pytest.mark.parametrize(("outer", "pack_outer"), [("all.zip", _zip), ("all.tar", _tar), ("all.tar.gz", _tar_gz)])
+def test_archives_inside_archives(
+    inner: str,
+    pack_inner: Callable[[dict[str, bytes]], bytes],
+    outer: str,
+    pack_outer: Callable[[dict[str, bytes]], bytes],
+    tmp_path: Path,
+    scratch: Path,
+) -> None:
+    content = pack_outer({f"data/{inner}": pack_inner(FILES), "4.jpg": b"four", "__MACOSX/x.zip": b"no zip"})
+    found = _read(_put(tmp_path / outer, content), scratch)
+    assert found == {**{f"data/{inner}/{name}": data for name, data in FILES.items()}, "4.jpg": b"four"}
+    assert os.listdir(scratch) == []
+
+
+def test_three_archives_deep(tmp_path: Path, scratch: Path) -> None:
+    deep = _zip({"a.zip": _zip({"b.tar": _tar({"c.jpg": b"c"})})})
+    assert _read(_put(tmp_path / "x.zip", deep), scratch) == {"a.zip/b.tar/c.jpg": b"c"}
+
+
+@pytest.mark.parametrize("pack", [_zip, _tar, _tar_gz])
+@pytest.mark.parametrize("name", ["../out.jpg", "cats/../../out.jpg", "/etc/out.jpg", "C:\\out.jpg", "..\\out.jpg"])
+def test_members_that_lead_out_are_refused(pack: Callable[[dict[str, bytes]], bytes], name: str, tmp_path: Path, scratch: Path) -> None:
+    ending = {_zip: ".zip", _tar: ".tar", _tar_gz: ".tar.gz"}[pack]
+    path = _put(tmp_path / f"a{ending}", pack({"cats/1.jpg": b"one", name: b"evil"}))
+    assert _refused(path, scratch) == f"{path}: the member {name!r} leads out of the archive; do not use this archive"
+    nested = _put(tmp_path / "b.zip", _zip({f"in{ending}": path.read_bytes()}))
+    assert "leads out of the archive" in _refused(nested, scratch)
+
+
+@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE, tarfile.CHRTYPE])
+def test_links_and_devices_in_a_tar_are_refused(kind: bytes, tmp_path: Path, scratch: Path) -> None:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as archive:
+        member = tarfile.TarInfo("cats/1.jpg")
+        member.type, member.linkname = kind, "/etc/passwd"
+        archive.addfile(member)
+    path = _put(tmp_path / "a.tar", out.getvalue())
+    assert _refused(path, scratch) == f"{path}: the member 'cats/1.jpg' is a link or a device; pack the files themselves"
+
+
+def test_a_link_in_a_zip_is_refused(tmp_path: Path, scratch: Path) -> None:
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as archive:
+        member = zipfile.ZipInfo("cats/1.jpg")
+        member.create_system, member.external_attr = 3, (stat.S_IFLNK | 0o777) << 16
+        archive.writestr(member, "/etc/passwd")
+    path = _put(tmp_path / "a.zip", out.getvalue())
+    assert _refused(path, scratch) == f"{path}: the member 'cats/1.jpg' is a link or a device; pack the files themselves"
+
+
+def _patched(content: bytes, local: int, central: int, form: str, value: int) -> bytes:
+    """A zip with one field of every header changed, by its place in the local and in the central header."""
+    changed = bytearray(content)
+    for signature, place in ((b"PK\x03\x04", local), (b"PK\x01\x02", central)):
+        at = content.find(signature)
+        while at >= 0:
+            old = struct.unpack_from(form, content, at + place)[0]
+            struct.pack_into(form, changed, at + place, old | value if place in (6, 8) and form == "<H" and value == 1 else value)
+            at = content.find(signature, at + 4)
+    return bytes(changed)
+
+
+def test_an_encrypted_zip(tmp_path: Path, scratch: Path) -> None:
+    path = _put(tmp_path / "a.zip", _patched(_zip(FILES), 6, 8, "<H", 1))
+    assert _refused(path, scratch) == f"{path}: the archive is encrypted; unpack it and give the folder"
+
+
+def test_a_zip_packed_in_a_way_that_python_does_not_know(tmp_path: Path, scratch: Path) -> None:
+    # Windows packs files over 2 GB by Deflate64, method 9
+    path = _put(tmp_path / "a.zip", _patched(_zip(FILES), 8, 10, "<H", 9))
+    with pytest.raises(UserError) as caught:
+        list(open_source(str(path), scratch).read())
+    assert str(caught.value).startswith(f"{path}: ")
+    assert "compression" in str(caught.value)
+
+
+@pytest.mark.parametrize("keep", [0.02, 0.5, 0.97])
+@pytest.mark.parametrize(("name", "pack"), [("a.zip", _zip), ("a.tar.gz", _tar_gz), ("a.tar", _tar)])
+def test_an_archive_cut_short(name: str, pack: Callable[[dict[str, bytes]], bytes], keep: float, tmp_path: Path, scratch: Path) -> None:
+    content = pack({f"cats/{k}.jpg": os.urandom(4000) for k in range(8)})
+    path = _put(tmp_path / name, content[: int(keep * len(content)) if name != "a.tar" else int(keep * 8 * 4608) + 100])
+    with pytest.raises(UserError) as caught:
+        list(open_source(str(path), scratch).read())
+    assert str(caught.value).startswith(f"{path}: the archive is damaged (")
+    assert str(caught.value).endswith("; download it again")
+
+
+@pytest.mark.parametrize(("name", "pack"), [("a.zip", _zip), ("a.tar.gz", _tar_gz)])
+def test_a_flipped_byte_is_damage_or_does_no_harm(name: str, pack: Callable[[dict[str, bytes]], bytes], tmp_path: Path, scratch: Path) -> None:
+    files = {"cats/1.jpg": b"one" * 40, "dogs/2.jpg": bytes(range(200))}
+    whole = pack(files)
+    for at in range(len(whole)):
+        path = _put(tmp_path / name, whole[:at] + bytes([whole[at] ^ 0x20]) + whole[at + 1 :])
+        try:
+            list(open_source(str(path), scratch).read())
+        except UserError as error:
+            assert str(error).startswith(f"{path}: "), at
+
+
+def test_damage_within_a_nested_archive_names_it(tmp_path: Path, scratch: Path) -> None:
+    path = _put(tmp_path / "a.zip", _zip({"train.zip": _zip(FILES)[:60]}))
+    line = _refused(path, scratch)
+    assert line.startswith(f"{path}: train.zip/ is damaged (")
+
+
+@pytest.mark.parametrize("name", ["a.zip", "a.tar", "a.tar.gz"])
+@pytest.mark.parametrize("content", [b"", b"<html>sign in</html>"])
+def test_what_only_calls_itself_an_archive(name: str, content: bytes, tmp_path: Path, scratch: Path) -> None:
+    assert "the archive is damaged (" in _refused(_put(tmp_path / name, content), scratch)
+
+
+def _csv(folder: Path, text: str, encoding: str = "utf-8") -> Path:
+    for name in ("a.jpg", "b.jpg", "é.jpg"):
+        _put(folder / "pics" / name, name.encode())
+    return _put(folder / "list.csv", text.encode(encoding))
+
+
+def test_csv(tmp_path: Path, scratch: Path) -> None:
+    path = _csv(tmp_path, "Path,Label,split\npics/a.jpg,cat,train\n pics/b.jpg , dog ,\npics/é.jpg,cat,test\n", "utf-8-sig")
+    source = open_source(str(path), scratch)
+    assert source.entries() == [Entry("pics/a.jpg", "cat", "train"), Entry("pics/b.jpg", "dog", None), Entry("pics/é.jpg", "cat", "test")]
+    assert _read(path, scratch) == {f"pics/{name}": name.encode() for name in ("a.jpg", "b.jpg", "é.jpg")}
+
+
+def test_csv_with_other_column_names_and_no_split(tmp_path: Path, scratch: Path) -> None:
+    path = _csv(tmp_path, "id,filename,class\n1,pics/a.jpg,cat\n2,pics/b.jpg,dog\n")
+    assert open_source(str(path), scratch).entries() == [Entry("pics/a.jpg", "cat"), Entry("pics/b.jpg", "dog")]
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("name,label\nx,y\n", ": has no column path (its columns: name, label); name one of them path or file or filename or image or image_path"),
+        ("path,kind\nx,y\n", ": has no column label (its columns: path, kind); name one of them label or class or category or target"),
+        ("", ": has no column path (its columns: none)"),
+        ("path,label\npics/a.jpg,\n", " line 2: has no path or no label; complete or delete it"),
+        ("path,label\npics/a.jpg,cat\npics/b.jpg\n", " line 3: has no path or no label"),
+        ("path,label\npics/a.jpg,cat\npics/a.jpg,dog\n", " line 3: pics/a.jpg stands here a second time with another label; keep one"),
+        ("path,label,split\npics/a.jpg,cat,train\npics/a.jpg,cat,test\n", " line 3: pics/a.jpg stands here a second time with another split; keep one"),
+    ],
+)  # fmt: skip
+def test_mistakes_in_a_csv(text: str, line: str, tmp_path: Path, scratch: Path) -> None:
+    path = _csv(tmp_path, text)
+    assert _refused(path, scratch).startswith(f"{path}{line}")
+
+
+def test_the_same_row_twice_in_a_csv_is_one_picture(tmp_path: Path, scratch: Path) -> None:
+    path = _csv(tmp_path, "path,label\npics/a.jpg,cat\npics/a.jpg,cat\npics/b.jpg,dog\n")
+    assert len(_read(path, scratch)) == 2
+
+
+def test_a_csv_that_lists_what_is_not_there(tmp_path: Path, scratch: Path) -> None:
+    path = _csv(tmp_path, "path,label\npics/a.jpg,cat\npics/no.jpg,dog\n")
+    with pytest.raises(UserError) as caught:
+        list(open_source(str(path), scratch).read())
+    assert str(caught.value) == f"{path}: lists pics/no.jpg, which is not there; paths are relative to the CSV"
+
+
+def test_a_csv_of_another_encoding(tmp_path: Path, scratch: Path) -> None:
+    path = _csv(tmp_path, "path,label\npics/é.jpg,cat\n", "latin-1")
+    line = _refused(path, scratch)
+    assert line.startswith(f"{path}: ")
+    assert "UTF-8" in line
+
+
+def test_unknown_kinds(tmp_path: Path, scratch: Path) -> None:
+    kinds = "give a folder, a zip, tar or tar.gz, a CSV, kaggle:owner/dataset, kaggle:competition/NAME or https://..."
+    for name, what in (("no-such", "no such file or folder"), ("a.rar", "is neither pictures nor an archive of them")):
+        path = tmp_path / name
+        if name == "a.rar":
+            path.write_bytes(b"Rar!")
+        with pytest.raises(UserError) as caught:
+            open_source(str(path), scratch)
+        assert str(caught.value) == f"{path}: {what}; {kinds}"
+        assert caught.value.code == 2
+
+
+@pytest.mark.parametrize(("name", "wanted"), [("a.JPG", True), ("x/a.jpeg", True), ("a.heic", True), ("._a.jpg", False), ("a.txt", False),
+                                              ("__MACOSX/a.jpg", False), ("jpg", False), ("x/._a.png", False), ("a.jpg/readme", False)])  # fmt: skip
+def test_is_picture(name: str, wanted: bool) -> None:
+    assert is_picture(name) is wanted
+    assert not is_archive(name)
+
+
+NAMES = st.lists(
+    st.text("abcXYZ é_-()0.", min_size=1, max_size=8).filter(lambda n: n.strip(". ") and not n.startswith("._")), min_size=1, max_size=3
+).map(lambda parts: "/".join(parts) + ".jpg")
+
+
+def test_zip_tar_and_folder_agree(tmp_path_factory: pytest.TempPathFactory) -> None:
+    root = tmp_path_factory.mktemp("agree")
+
+    @settings(deadline=None, max_examples=25)
+    @given(st.dictionaries(NAMES, st.binary(max_size=30), min_size=1, max_size=5))
+    def check(files: dict[str, bytes]) -> None:
+        found = [_read(_put(root / name, pack(files)), root) for name, pack in (("a.zip", _zip), ("a.tar", _tar), ("a.tgz", _tar_gz))]
+        assert found[0] == found[1] == found[2] == files
+
+    check()
