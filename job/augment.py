@@ -9,6 +9,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import tensorflow as tf
 
 from job.config import Augment
@@ -16,6 +18,7 @@ from job.config import Augment
 COLUMNS = 16  # of noise, for each picture
 _LARGEST_RATIO = math.log(4 / 3)
 _GREY = 127.5
+_QUANTILES = 4096  # steps in which MixUp's share is drawn
 
 
 def augment(images: Any, labels: Any, noise: Any, options: Augment, size: int) -> tuple[Any, Any]:
@@ -40,7 +43,7 @@ def augment(images: Any, labels: Any, noise: Any, options: Augment, size: int) -
     if options.erase:
         pictures = _erase(pictures, column[9:13], float(options.erase), size)
     if options.mixup:
-        pictures, labels = _mixup(pictures, labels, column[13:15], float(options.mixup))
+        pictures, labels = _mixup(pictures, labels, column[13], float(options.mixup))
     return pictures, labels
 
 
@@ -123,14 +126,19 @@ def _erase(pictures: Any, random: list[Any], probability: float, size: int) -> A
     return tf.where(hit[..., None], _GREY, pictures)
 
 
-def _mixup(pictures: Any, labels: Any, random: list[Any], alpha: float) -> tuple[Any, Any]:
-    """MixUp (Zhang et al. 2017) with the next picture of the replica's slice.
-
-    The share's log odds follow a Laplace distribution of scale 1/alpha: within a few per cent Beta(alpha, alpha),
-    without a rejection loop. The larger share is the picture's own.
-    """
-    odds = (tf.math.log(tf.maximum(random[0], 1e-7)) - tf.math.log(tf.maximum(random[1], 1e-7))) / alpha
-    share = tf.sigmoid(tf.abs(odds))
+def _mixup(pictures: Any, labels: Any, random: Any, alpha: float) -> tuple[Any, Any]:
+    """MixUp (Zhang et al. 2017) with the next picture of the replica's slice; the larger share is the picture's own."""
+    share = tf.gather(tf.constant(_beta_quantiles(alpha)), tf.cast(random * _QUANTILES, tf.int32))
+    share = tf.maximum(share, 1 - share)
     weight = share[:, None, None, None]
     mixed = weight * pictures + (1 - weight) * tf.roll(pictures, -1, axis=0)
     return mixed, share * labels + (1 - share) * tf.roll(labels, -1, axis=0)
+
+
+def _beta_quantiles(alpha: float) -> npt.NDArray[np.float32]:
+    """Quantiles of Beta(alpha, alpha) in equal steps, float32 [_QUANTILES]; its density is smooth in the log odds."""
+    odds = np.linspace(-60, 60, 200_001) / min(alpha, 1.0)
+    density = np.exp(alpha * odds - 2 * alpha * np.logaddexp(0, odds))
+    below = np.cumsum(density) / density.sum()
+    middle = np.interp((np.arange(_QUANTILES) + 0.5) / _QUANTILES, below, odds)
+    return (1 / (1 + np.exp(-np.clip(middle, -80, 80)))).astype(np.float32)

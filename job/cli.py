@@ -203,7 +203,7 @@ def _dispatch(argv: list[str]) -> int:
     arguments, config, given = read(argv[0], argv[1:], os.environ)
     console.quiet = arguments.quiet
     if command.stdout_is_result:
-        console.stream = sys.stderr
+        console.to_stderr = True
     stop = Stop()
     with signals(stop):
         return command.run(config, arguments, given, stop)
@@ -307,19 +307,15 @@ def _tensorflow_lines_to(folder: Path | None) -> Iterator[None]:
         storage.make_folder(folder)
     log = open(os.devnull if folder is None else folder / "log.txt", "ab")  # noqa: SIM115 (closed below, after descriptor 2)
     sys.stderr.flush()
-    terminal = os.dup(2)
-    ours, console_was = os.fdopen(terminal, "w", buffering=1, errors="backslashreplace"), console.stream
-    before = sys.stderr
+    terminal, before = os.dup(2), sys.stderr
     os.dup2(log.fileno(), 2)
-    sys.stderr = ours
-    if console.stream is before:
-        console.stream = ours
+    sys.stderr = ours = os.fdopen(terminal, "w", buffering=1, errors="backslashreplace")
     try:
         yield
     finally:
         ours.flush()
         os.dup2(terminal, 2)
-        sys.stderr, console.stream = before, console_was
+        sys.stderr = before
         ours.close()
         log.close()
         if folder is not None and made and {p.name for p in folder.iterdir()} <= {"log.txt", ".lock"}:

@@ -23,13 +23,17 @@ PLAIN_SECONDS = 10.0  # between two plain progress lines
 
 
 class Console:
-    """Where lines go. `quiet` keeps them to the log file."""
+    """Where lines go: standard output, or standard error where that holds a result. `quiet` keeps them to the log file."""
 
     def __init__(self) -> None:
-        self.stream: IO[str] = sys.stdout
+        self.to_stderr = False
         self.quiet = False
         self.file: IO[str] | None = None
         self._bar: Any = None
+
+    @property
+    def stream(self) -> IO[str]:
+        return sys.stderr if self.to_stderr else sys.stdout
 
     def log(self, line: str) -> None:
         if not self.quiet:

@@ -188,7 +188,7 @@ def _configure(tf: Any, chosen: Sequence[Gpu], replicas: int, threads: int, dete
         if not chosen and replicas > 1:
             tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * replicas)
     except RuntimeError:  # TensorFlow runs already, as in a sweep's reused process
-        if tf.config.threading.get_intra_op_parallelism_threads() != threads:
+        if (tf.config.threading.get_intra_op_parallelism_threads() or cores()) != threads:
             raise MachineError("--threads", "TensorFlow was started with another number in this process", "use a fresh process") from None
         if not chosen and len(tf.config.list_logical_devices("CPU")) < replicas:
             raise MachineError("--replicas", "TensorFlow was started with fewer devices in this process", "use a fresh process") from None

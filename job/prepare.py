@@ -58,7 +58,7 @@ def prepare(sources: Sequence[str], config: PrepareConfig, stop: Stop | None = N
         _clear(folder)
         work = folder / ".work"
         storage.make_folder(work)
-        made = _Preparation(sources, config, folder, work, stop or Stop()).run(settings)
+        made = _Preparation(sources, config, folder, work, Stop() if stop is None else stop).run(settings)
         shutil.rmtree(work)
         return made
 
@@ -181,20 +181,11 @@ class _Preparation:
         test = 0.0 if "test" in named else self.options.test
         val = 0.0 if "validation" in named else self.options.val
 
-        def split(picture: audit.Examined) -> str:
-            if picture.split in ("test", "validation"):
-                return picture.split
-            place = _place(picture)
-            return "test" if place < test else "validation" if place < test + val else "train"
-
-        splits: dict[str, list[audit.Examined]] = {name: [] for name in manifest.SPLITS}
-        for picture in sorted(kept, key=lambda p: p.sha256):
-            splits[split(picture)].append(picture)
-        expected = {"train"} | ({"validation"} if val else set()) | ({"test"} if test else set()) | {n for n in splits if splits[n]}
-        for name in manifest.SPLITS:
-            for label, class_name in enumerate(classes):
-                if name in expected and all(p.label != label for p in splits[name]):
-                    raise _empty_class(name, class_name, kept, (val if name == "train" else 0.0) + test)
+        splits = _divide(kept, val, test)
+        lacking = _lacking(splits, val, test)
+        if lacking is not None:
+            name, label = lacking
+            raise _empty_class(name, classes[label], kept, val, test)
         return {name: members for name, members in splits.items() if members}
 
     def _write(self, splits: dict[str, list[audit.Examined]], places: dict[str, _Spooled]) -> dict[str, manifest.Split]:
@@ -233,16 +224,34 @@ def _place(picture: audit.Examined) -> float:
     return int(picture.sha256[:13], 16) / 16**13
 
 
-def _empty_class(name: str, class_name: str, kept: list[audit.Examined], start: float) -> UserError:
-    flag = {"validation": "--val", "test": "--test"}.get(name)
-    if flag is None:
-        return UserError(f"split {name}", f"would hold no picture of {class_name}", "give more pictures, or smaller --val and --test")
-    firsts = [
-        min((_place(p) - start for p in kept if p.label == label and p.split is None and _place(p) >= start), default=1.0)
-        for label in (0, 1)
-    ]
-    share = round(max(firsts) + 0.01, 2)
-    fix = f"try {flag} {share:g}" if share < 0.6 else "give more pictures"
+def _divide(kept: list[audit.Examined], val: float, test: float) -> dict[str, list[audit.Examined]]:
+    splits: dict[str, list[audit.Examined]] = {name: [] for name in manifest.SPLITS}
+    for picture in sorted(kept, key=lambda p: p.sha256):
+        place = _place(picture)
+        cut = "test" if place < test else "validation" if place < test + val else "train"
+        splits[picture.split if picture.split in ("test", "validation") else cut].append(picture)
+    return splits
+
+
+def _lacking(splits: dict[str, list[audit.Examined]], val: float, test: float) -> tuple[str, int] | None:
+    """The first split that is wanted and holds no picture of a class, with that class."""
+    wanted = {"train"} | ({"validation"} if val else set()) | ({"test"} if test else set()) | {n for n in splits if splits[n]}
+    return next(
+        ((name, label) for name in splits if name in wanted for label in (0, 1) if all(p.label != label for p in splits[name])), None
+    )
+
+
+def _empty_class(name: str, class_name: str, kept: list[audit.Examined], val: float, test: float) -> UserError:
+    if name == "train":
+        fix = "give more pictures, or smaller --val and --test"
+    else:
+        fix = "give more pictures"
+        now, flag = (val, "--val") if name == "validation" else (test, "--test")
+        for share in (k / 100 for k in range(1, 61) if k / 100 > now > 0):
+            tried = (share, test) if name == "validation" else (val, share)
+            if sum(tried) < 1 and _lacking(_divide(kept, *tried), *tried) is None:
+                fix = f"try {flag} {share:g}"
+                break
     return UserError(f"split {name}", f"would hold no picture of {class_name}", fix)
 
 

@@ -18,7 +18,7 @@ def _apply(images: Any, noise: Any = None, labels: Any = None, size: int = 16, *
     noise = np.full((count, augment.COLUMNS), 0.5, np.float32) if noise is None else noise
     labels = np.zeros(count, np.float32) if labels is None else labels
     done, mixed = augment.augment(images, labels, noise, Augment(**{**OFF, **changes}), size)
-    return done.numpy(), mixed.numpy()
+    return done.numpy(), np.asarray(mixed)
 
 
 @pytest.fixture
@@ -98,14 +98,14 @@ def test_mixup_mixes_labels_as_pictures(noise: Any) -> None:
     np.testing.assert_array_equal(mixed >= 0.5, labels > 0.5)
 
 
-def test_the_mixing_share_is_close_to_beta() -> None:
+def test_the_mixing_share_follows_beta() -> None:
     from scipy import stats
 
     drawn = np.random.default_rng(0).random((4000, augment.COLUMNS), dtype=np.float32)
     _, mixed = _apply(np.zeros((4000, 8, 8, 3), np.uint8), drawn, np.tile([0, 1], 2000).astype(np.float32), size=8, mixup=0.4)
     share = np.abs(mixed - 0.5) + 0.5
     beta = stats.beta(0.4, 0.4).rvs(4000, random_state=0)
-    assert stats.ks_2samp(share, np.maximum(beta, 1 - beta)).statistic < 0.06
+    assert stats.ks_2samp(share, np.maximum(beta, 1 - beta)).statistic < 0.035
 
 
 def test_a_row_depends_on_its_own_noise_alone(images: Any, noise: Any) -> None:

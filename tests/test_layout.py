@@ -57,7 +57,11 @@ def _facts(found: Layout) -> dict[str, tuple[str, str | None]]:
             ("cat", "dog"),
             {"train.zip/train/cat.0.jpg": ("cat", "train"), "train.zip/train/dog.0.jpg": ("dog", "train")},
         ),
-        (["cats.zip/1.jpg", "dogs.tar.gz/1.jpg"], ("cats", "dogs"), {"cats.zip/1.jpg": ("cats", None), "dogs.tar.gz/1.jpg": ("dogs", None)}),
+        (
+            ["cats.zip/1.jpg", "dogs.tar.gz/1.jpg"],
+            ("cats", "dogs"),
+            {"cats.zip/1.jpg": ("cats", None), "dogs.tar.gz/1.jpg": ("dogs", None)},
+        ),
         (
             ["cats/persian/1.jpg", "cats/siamese/1.jpg", "dogs/poodle/1.jpg"],
             ("cats", "dogs"),
@@ -69,7 +73,7 @@ def _facts(found: Layout) -> dict[str, tuple[str, str | None]]:
             {"a/Cats/1.jpg": ("Cats", None), "a/Cats/2.jpg": ("Cats", None), "b/cat/1.jpg": ("Cats", None), "b/DOG/1.jpg": ("DOG", None)},
         ),
     ],
-)  # fmt: skip
+)
 def test_layouts(names: list[str], classes: tuple[str, str], facts: dict[str, tuple[str, str | None]]) -> None:
     if names[0].startswith("a/"):  # folders a and b are two as well, so the user says which
         found = _find(*names, positive="dog")
@@ -95,11 +99,25 @@ def test_unlabelled_test_pictures_beside_class_folders() -> None:
 @pytest.mark.parametrize(
     ("name", "split"),
     [
-        ("train", "train"), ("Training", "train"), ("training_set", "train"), ("train-set", "train"), ("val", "validation"),
-        ("valid", "validation"), ("validation", "validation"), ("validation_set", "validation"), ("Test", "test"), ("test1", "test"),
-        ("testing", "test"), ("test_set", "test"), ("trains", None), ("contest", None), ("values", None), ("tester", None), ("valley", None),
+        ("train", "train"),
+        ("Training", "train"),
+        ("training_set", "train"),
+        ("train-set", "train"),
+        ("val", "validation"),
+        ("valid", "validation"),
+        ("validation", "validation"),
+        ("validation_set", "validation"),
+        ("Test", "test"),
+        ("test1", "test"),
+        ("testing", "test"),
+        ("test_set", "test"),
+        ("trains", None),
+        ("contest", None),
+        ("values", None),
+        ("tester", None),
+        ("valley", None),
     ],
-)  # fmt: skip
+)
 def test_split_names(name: str, split: str | None) -> None:
     assert split_of(name) == split
     found = _find(f"{name}/cats/1.jpg", f"{name}/dogs/1.jpg")

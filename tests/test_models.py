@@ -94,4 +94,4 @@ def test_the_exported_model_squares_any_picture_as_evaluation_does() -> None:
         picture = np.random.default_rng(height).integers(0, 256, (height, width, 3), dtype=np.uint8)
         direct = network.model(pixels.squeeze(picture, 32)[None].astype(np.float32))
         expected = 1 / (1 + np.exp(-np.asarray(direct)))
-        np.testing.assert_allclose(exported(picture[None]), expected, atol=2e-3)
+        np.testing.assert_allclose(exported(picture[None]), expected, atol=5e-3)

@@ -94,9 +94,7 @@ def test_grey_with_alpha_is_laid_over_white() -> None:
     grey = np.zeros((1, 3, 2), np.uint8)
     grey[..., 0] = 100
     grey[..., 1] = [0, 128, 255]
-    found = decode(
-        _save(Image.fromarray(grey, "LA") if False else Image.merge("LA", [Image.fromarray(grey[..., k]) for k in (0, 1)]), "PNG")
-    )
+    found = decode(_save(Image.merge("LA", [Image.fromarray(grey[..., k]) for k in (0, 1)]), "PNG"))
     assert found[0].tolist() == [[255] * 3, [177] * 3, [100] * 3]
 
 
@@ -166,8 +164,12 @@ def _reason(data: bytes) -> str:
 
 @pytest.mark.parametrize(
     ("kind", "reason"),
-    [("JPEG", "the JPEG is cut short or damaged"), ("PNG", "the PNG is cut short or damaged"), ("WEBP", "the WebP is cut short or damaged")],
-)  # fmt: skip
+    [
+        ("JPEG", "the JPEG is cut short or damaged"),
+        ("PNG", "the PNG is cut short or damaged"),
+        ("WEBP", "the WebP is cut short or damaged"),
+    ],
+)
 @pytest.mark.parametrize("share", [0.3, 0.6, 0.9])
 @pytest.mark.parametrize("mode", ["RGB", "RGBA"])
 def test_a_file_cut_short_is_refused(kind: str, reason: str, share: float, mode: str) -> None:
@@ -208,16 +210,22 @@ def test_a_picture_that_claims_to_be_enormous_is_refused_without_taking_the_memo
 
 
 @settings(deadline=None, max_examples=150)
-@given(st.sampled_from([b"", b"\xff\xd8\xff\xe0", b"\x89PNG\r\n\x1a\n", b"GIF89a", b"RIFF\0\0\0\0WEBPVP8 ", b"BM", b"II*\0", b"\0\0\0\x18ftypavif"]),
-       st.binary(max_size=120))  # fmt: skip
+@given(
+    st.sampled_from(
+        [b"", b"\xff\xd8\xff\xe0", b"\x89PNG\r\n\x1a\n", b"GIF89a", b"RIFF\0\0\0\0WEBPVP8 ", b"BM", b"II*\0", b"\0\0\0\x18ftypavif"]
+    ),
+    st.binary(max_size=120),
+)
 def test_whatever_comes_decode_gives_a_picture_or_a_reason(start: bytes, rest: bytes) -> None:
     try:
         found = decode(start + rest)
     except Undecodable as error:
-        assert str(error)
+        reason = str(error)
     else:
+        reason = "none"
         assert found.ndim == 3
         assert found.shape[2] == 3
+    assert reason
 
 
 @settings(deadline=None, max_examples=25)
@@ -268,8 +276,20 @@ def _weights(old: int, new: int) -> Any:
 
 @pytest.mark.parametrize(
     ("height", "width", "size"),
-    [(40, 64, 16), (37, 53, 16), (31, 23, 17), (12, 12, 24), (7, 11, 24), (10, 40, 16), (40, 10, 16), (16, 16, 16), (16, 40, 16), (1, 30, 16), (25, 1, 16)],
-)  # fmt: skip
+    [
+        (40, 64, 16),
+        (37, 53, 16),
+        (31, 23, 17),
+        (12, 12, 24),
+        (7, 11, 24),
+        (10, 40, 16),
+        (40, 10, 16),
+        (16, 16, 16),
+        (16, 40, 16),
+        (1, 30, 16),
+        (25, 1, 16),
+    ],
+)
 def test_squeeze_is_the_exact_mean_over_the_area(height: int, width: int, size: int) -> None:
     image = RNG.integers(0, 256, (height, width, 3), np.uint8)
     wanted = np.einsum("ih,hwc,jw->ijc", _weights(height, size), image.astype(float), _weights(width, size))

@@ -121,8 +121,13 @@ def test_make_folder_over_a_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("number", "words"),
-    [(errno.EROFS, "the file system is read-only"), (errno.EACCES, "permission denied"), (errno.EIO, "the disk gave an input/output error"), (errno.EDQUOT, "the disk is full")],
-)  # fmt: skip
+    [
+        (errno.EROFS, "the file system is read-only"),
+        (errno.EACCES, "permission denied"),
+        (errno.EIO, "the disk gave an input/output error"),
+        (errno.EDQUOT, "the disk is full"),
+    ],
+)
 def test_faults_of_a_disk_in_words(number: int, words: str) -> None:
     error = from_os_error(OSError(number, "x", "/data/f"))
     assert error is not None

@@ -10,14 +10,12 @@ import tarfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
 from job import manifest, storage
 from job.config import PrepareConfig
-from job.console import console
 from job.errors import MachineError, UserError
 from job.options import build
 from job.prepare import prepare
@@ -212,14 +210,22 @@ def test_no_checksum(tmp_path: Path, fragment: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["https://", "https:///pets.zip", "https://127.0.0.1:port/pets.zip", "https://127.0.0.1:1/my pets.zip", "https://[::1/a.zip"]
+    "text",
+    [
+        "https://",
+        "https:///pets.zip",
+        "https://127.0.0.1:port/pets.zip",
+        "https://127.0.0.1:1/my pets.zip",
+        "https://[::1/a.zip",
+        "https://127.0.0.1:1/k\u00e4tzchen.zip",
+    ],
 )
 def test_no_address(tmp_path: Path, text: str) -> None:
     with pytest.raises(UserError, match="no web address"):
         web.download(text, tmp_path)
 
 
-def test_prepare_from_the_web(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_prepare_from_the_web(server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     draw(tmp_path / "drawn", 20, 40)
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w:gz") as archive:
@@ -227,8 +233,6 @@ def test_prepare_from_the_web(server: Server, tmp_path: Path, monkeypatch: pytes
     server.serve("/pets.tar.gz", packed.getvalue())
     server.cut("/pets.tar.gz", 5000)
     text = f"{server.url('/pets.tar.gz')}#sha256={hashlib.sha256(packed.getvalue()).hexdigest()}"
-    lines: Any = io.StringIO()
-    monkeypatch.setattr(console, "stream", lines)
     out = tmp_path / "set"
     made = prepare([text], build(PrepareConfig, dict(out=str(out), val=0.3, side=32)))
     assert made == manifest.read(out)
@@ -236,7 +240,7 @@ def test_prepare_from_the_web(server: Server, tmp_path: Path, monkeypatch: pytes
     assert set(made.splits) == {"train", "validation"}
     assert made.settings["sources"] == [text]
     assert not (out / ".work").exists()
-    assert f"downloading {server.url('/pets.tar.gz')}\n" in lines.getvalue()
+    assert f"downloading {server.url('/pets.tar.gz')}\n" in capsys.readouterr().out
     assert [request.status for request in server.gets("/pets.tar.gz")] == [200, 206]
 
 

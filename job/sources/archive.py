@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import lzma
 import shutil
+import struct
 import tarfile
 import tempfile
 import zipfile
@@ -14,7 +17,8 @@ from typing import IO, cast
 from job.errors import UserError
 from job.sources import Entry, is_archive, is_picture
 
-_DAMAGE = (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError)
+# what the readers of archives raise for damage; plain OSError from bz2 and gzip too
+_DAMAGE = (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, ValueError, struct.error)
 
 
 class Archive:
@@ -34,8 +38,13 @@ class Archive:
         walk = self._zip if name.lower().endswith(".zip") else self._tar
         try:
             yield from walk(file, prefix, names_only)
-        except _DAMAGE as error:
-            raise UserError(str(self.path), f"{prefix or 'the archive'} is damaged ({error})", "download it again") from None
+        except NotImplementedError as error:
+            raise UserError(str(self.path), f"can't be read ({error})", "unpack it and give the folder") from None
+        except (*_DAMAGE, OSError) as error:
+            if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):  # the disk's fault, not the archive's
+                raise
+            reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(":")
+            raise UserError(str(self.path), f"{prefix or 'the archive'} is damaged ({reason})", "download it again") from None
 
     def _zip(self, file: Path | IO[bytes], prefix: str, names_only: bool) -> Iterator[tuple[str, bytes]]:
         with zipfile.ZipFile(file) as archive:
@@ -67,6 +76,16 @@ class Archive:
                     if len(content) != member.size:
                         raise EOFError(f"{member.name} is cut short")
                     yield prefix + member.name.removeprefix("./"), content
+            self._check_end(archive)
+
+    @staticmethod
+    def _check_end(archive: tarfile.TarFile) -> None:
+        """Tell the end of a tar, blocks of zeros, from a cut or a damaged header, at which tarfile stops as quietly."""
+        file = cast(IO[bytes], archive.fileobj)
+        if file.tell() != archive.offset + tarfile.BLOCKSIZE or file.read(tarfile.BLOCKSIZE).strip(b"\0"):
+            raise EOFError("it ends in the middle")
+        while file.read(1 << 16):  # gzip compares its checksum at the end
+            pass
 
     def _nested(self, inner: IO[bytes], name: str, names_only: bool) -> Iterator[tuple[str, bytes]]:
         # seeking in a compressed member reads it again from its start, so it is copied out first

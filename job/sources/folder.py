@@ -26,7 +26,12 @@ class Folder:
 
     def read(self) -> Iterator[tuple[str, bytes]]:
         for entry in self.entries():
-            yield entry.name, (self.root / entry.name).read_bytes()
+            try:
+                yield entry.name, (self.root / entry.name).read_bytes()
+            except FileNotFoundError:
+                raise UserError(
+                    str(self.root / entry.name), "is a link to nothing, or was just deleted", "delete it, and try again"
+                ) from None
 
 
 def _unreadable(error: OSError) -> None:

@@ -20,6 +20,12 @@ class Table:
         self.path = path
 
     def entries(self) -> list[Entry]:
+        try:
+            return self._entries()
+        except (UnicodeDecodeError, csv.Error) as error:
+            raise UserError(str(self.path), f"is not a CSV in UTF-8 ({error})", "save it as CSV UTF-8") from None
+
+    def _entries(self) -> list[Entry]:
         with self.path.open(newline="", encoding="utf-8-sig") as file:
             rows = csv.DictReader(file)
             header = {name.strip().lower(): name for name in rows.fieldnames or []}
@@ -30,9 +36,11 @@ class Table:
                 name, label = (row[path_column] or "").strip(), (row[label_column] or "").strip()
                 if not name or not label:
                     raise UserError(f"{self.path} line {number}", "has no path or no label", "complete or delete it")
-                if name in found and found[name].label != label:
-                    raise UserError(f"{self.path} line {number}", f"{name} stands here a second time with another label", "keep one")
-                found[name] = Entry(name, label, (row[split_column] or "").strip() or None if split_column else None)
+                entry = Entry(name, label, (row[split_column] or "").strip() or None if split_column else None)
+                before = found.setdefault(name, entry)
+                if before != entry:
+                    what = "label" if before.label != label else "split"
+                    raise UserError(f"{self.path} line {number}", f"{name} stands here a second time with another {what}", "keep one")
         return list(found.values())
 
     def _column(self, header: dict[str, str], known: tuple[str, ...]) -> str:

@@ -68,7 +68,7 @@ def download(text: str, scratch: Path) -> Path:
     found = storage.sha256_of(partial)
     if wanted and found != wanted:
         partial.unlink()
-        _state(partial).unlink()
+        _state(partial).unlink(missing_ok=True)
         raise UserError(url, f"has SHA-256 {found}, not {wanted}", "check the address and the checksum")
     console.log(f"downloaded {storage.size(partial.stat().st_size)}, SHA-256 {found}")
     partial.rename(target)
@@ -112,6 +112,7 @@ def _fetch(url: str, partial: Path) -> None:
     try:
         answer = urllib.request.urlopen(request, timeout=TIMEOUT)
     except urllib.error.HTTPError as error:
+        error.close()
         if error.code == 416 and error.headers.get("Content-Range") == f"bytes */{have}":
             return  # all of it is there
         if error.code != 416 or not have:

@@ -1,0 +1,474 @@
+"""From photographs to shards: the same bytes always, what is set aside, what survives a kill."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import zipfile
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from job import manifest, storage
+from job.cli import main
+from job.config import PrepareConfig
+from job.console import Stop
+from job.errors import Interrupted, MachineError, UserError
+from job.options import build
+from job.prepare import prepare
+from job.shards import Reader, Record
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def _prepare(source: Path | list[str], out: Path, stop: Stop | None = None, **values: Any) -> manifest.Manifest:
+    sources = source if isinstance(source, list) else [str(source)]
+    return prepare(sources, build(PrepareConfig, {"side": 40, "workers": 2, "val": 0.25, "test": 0.15, **values, "out": str(out)}), stop)
+
+
+def _refused(source: Path, out: Path, **values: Any) -> str:
+    with pytest.raises(UserError) as caught:
+        _prepare(source, out, **values)
+    assert caught.value.code == 2
+    return str(caught.value)
+
+
+def _bytes(out: Path) -> dict[str, str]:
+    """Every file of a data set by its hash; the lock names the process, so it is left out."""
+    return {p.relative_to(out).as_posix(): storage.sha256_of(p) for p in sorted(out.rglob("*")) if p.is_file() and p.name != ".lock"}
+
+
+def _records(out: Path) -> dict[str, list[Record]]:
+    found = manifest.read(out)
+    records = {}
+    for name, split in found.splits.items():
+        reader = Reader(out, split.shards)
+        records[name] = [reader[k] for k in range(len(reader))]
+        reader.close()
+    return records
+
+
+def _aside(out: Path) -> dict[str, str]:
+    with (out / "report" / "set-aside.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.reader(file))
+    assert rows[0] == ["file", "reason"]
+    return {row[0]: row[1] for row in rows[1:]}
+
+
+def _draw(path: Path, seed: int) -> bytes:
+    """A little picture, different for each seed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    cv2.imwrite(str(path), np.random.default_rng(seed).integers(0, 256, (8, 8, 3), np.uint8))
+    return path.read_bytes()
+
+
+def _pets(folder: Path, each: int, first: int = 0) -> Path:
+    for k in range(first, first + each):
+        _draw(folder / "cats" / f"{k}.png", 2 * k)
+        _draw(folder / "dogs" / f"{k}.png", 2 * k + 1)
+    return folder
+
+
+def test_what_a_data_set_holds(shards: Path, drawn: Path) -> None:
+    found = manifest.read(shards)
+    records = _records(shards)
+    assert found.classes == ("crosses", "rings")
+    assert sum(map(len, records.values())) == 120
+    for name, split in found.splits.items():
+        labels = Counter(record.label for record in records[name])
+        assert (labels[0], labels[1]) == split.classes
+    for record in records["train"]:
+        data = (drawn / record.key).read_bytes()
+        assert record.sha256 == hashlib.sha256(data).hexdigest()
+        assert record.label == record.key.startswith("rings/")
+        assert record.image[:2] == b"\xff\xd8"
+    assert len(found.splits["train"].shards) == 16
+    assert [len(found.splits[name].shards) for name in ("validation", "test")] == [1, 1]
+    sizes = [shard.records for shard in found.splits["train"].shards]
+    assert max(sizes) - min(sizes) <= 1
+    assert not (shards / ".work").exists()
+    named = {"manifest.json", "report", ".lock"} | {f for s in found.splits.values() for x in s.shards for f in (x.file, x.index)}
+    assert {path.name for path in shards.iterdir()} == named
+
+
+def test_the_same_bytes_for_one_worker_four_workers_and_a_zip(drawn: Path, shards: Path, tmp_path: Path) -> None:
+    one, four = tmp_path / "one", tmp_path / "four"
+    _prepare(drawn, one, workers=1)
+    _prepare(drawn, four, workers=4)
+    assert _bytes(one) == _bytes(four) == _bytes(shards)
+    with zipfile.ZipFile(tmp_path / "drawn.zip", "w") as archive:
+        for path in sorted(drawn.rglob("*.jpg"), reverse=True):  # another order
+            archive.write(path, path.relative_to(drawn).as_posix())
+    packed = _prepare(tmp_path / "drawn.zip", tmp_path / "packed")
+    assert packed.fingerprint == manifest.read(shards).fingerprint
+
+
+def test_fewer_pictures_than_shards_give_a_shard_each(tmp_path: Path) -> None:
+    found = _prepare(_pets(tmp_path / "pets", 5), tmp_path / "out", val=0, test=0)
+    assert [shard.records for shard in found.splits["train"].shards] == [1] * 10
+    assert list(found.splits) == ["train"]
+
+
+def test_bad_files_are_listed_and_too_many_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pets, out = _pets(tmp_path / "pets", 10), tmp_path / "out"
+    (pets / "cats" / "bad.jpg").write_bytes(b"<html>404</html>")
+    (pets / "dogs" / "phone.heic").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0")
+    argv = ["prepare", str(pets), "--out", str(out), "--val", "0", "--side", "8", "--workers", "1"]
+    with pytest.raises(SystemExit) as left:
+        main(argv)
+    assert left.value.code == 2
+    line = "lists 2 of 22 pictures that do not decode, more than --max-bad 0.01; mend or delete them, or give --max-bad 0.091"
+    assert capsys.readouterr().err == f"twofold: {out}/report/set-aside.csv: {line}\n"
+    assert _aside(out).keys() == {"cats/bad.jpg", "dogs/phone.heic"}
+    assert manifest.unfinished(out)
+    with pytest.raises(SystemExit) as left:
+        main([*argv, "--max-bad", "0.091"])
+    assert left.value.code == 0
+    assert "set aside: 2 (2 do not decode), listed in" in capsys.readouterr().out
+    assert _aside(out)["cats/bad.jpg"] == "it is a web page, not a picture"
+    assert _aside(out)["dogs/phone.heic"].startswith("HEIC is not supported: convert it to JPEG")
+    assert manifest.read(out).splits["train"].records == 20
+
+
+def test_one_copy_is_kept_of_each_picture(tmp_path: Path) -> None:
+    source = tmp_path / "set"
+    for split in ("train", "val", "test"):
+        for kind in ("cats", "dogs"):
+            for k in range(3):
+                _draw(source / split / kind / f"{k}.png", hash_seed(split, kind, k))
+    in_test = (source / "test/cats/0.png").read_bytes()
+    in_val = (source / "val/dogs/1.png").read_bytes()
+    in_train = (source / "train/dogs/2.png").read_bytes()
+    for name, data in {
+        "train/cats/a.png": in_test, "val/cats/a.png": in_test, "train/dogs/a.png": in_val, "train/dogs/9.png": in_train,
+        "train/dogs/b.png": in_train,
+    }.items():  # fmt: skip
+        (source / name).write_bytes(data)
+    found = _prepare(source, tmp_path / "out", max_bad=0)
+    assert _aside(tmp_path / "out") == {
+        "train/cats/a.png": "a copy of test/cats/0.png",
+        "val/cats/a.png": "a copy of test/cats/0.png",
+        "train/dogs/a.png": "a copy of val/dogs/1.png",
+        "train/dogs/9.png": "a copy of train/dogs/2.png",
+        "train/dogs/b.png": "a copy of train/dogs/2.png",
+    }
+    assert {name: split.classes for name, split in found.splits.items()} == {"train": (3, 3), "validation": (3, 3), "test": (3, 3)}
+    keys = {name: {record.key for record in records} for name, records in _records(tmp_path / "out").items()}
+    assert "test/cats/0.png" in keys["test"]
+    assert "val/dogs/1.png" in keys["validation"]
+
+
+def hash_seed(*words: object) -> int:
+    return int.from_bytes(hashlib.sha256(repr(words).encode()).digest()[:4], "little")
+
+
+def test_a_picture_under_both_labels_is_set_aside_on_both_sides(tmp_path: Path) -> None:
+    pets = _pets(tmp_path / "pets", 6)
+    shutil.copy(pets / "cats" / "0.png", pets / "dogs" / "cat.png")
+    found = _prepare(pets, tmp_path / "out", val=0, test=0, max_bad=0)
+    assert found.splits["train"].classes == (5, 6)
+    assert _aside(tmp_path / "out") == {
+        "cats/0.png": "the same picture stands under the other class as dogs/cat.png",
+        "dogs/cat.png": "the same picture stands under the other class as cats/0.png",
+    }
+
+
+def test_old_pictures_stay_in_their_split_when_new_ones_come(tmp_path: Path) -> None:
+    pets = _pets(tmp_path / "pets", 40)
+    _prepare(pets, tmp_path / "before")
+    _pets(pets, 30, first=100)
+    _prepare(pets, tmp_path / "after")
+    before, after = ({r.key: name for name, records in _records(tmp_path / out).items() for r in records} for out in ("before", "after"))
+    assert len(before) == 80
+    assert len(after) == 140
+    assert before.items() <= after.items()
+    assert set(before.values()) == {"train", "validation", "test"}
+
+
+def test_the_shares_of_the_splits_are_about_those_asked_for(tmp_path: Path) -> None:
+    found = _prepare(_pets(tmp_path / "pets", 200), tmp_path / "out", val=0.2, test=0.1)
+    assert 0.14 < found.splits["validation"].records / 400 < 0.26
+    assert 0.06 < found.splits["test"].records / 400 < 0.14
+
+
+def test_splits_of_the_source_are_kept_and_the_missing_one_is_cut_from_train(tmp_path: Path) -> None:
+    source = tmp_path / "set"
+    for k in range(30):
+        for n, kind in enumerate(("cats", "dogs")):
+            _draw(source / "training_set" / kind / f"{k}.png", 4 * k + n)
+            _draw(source / "test_set" / kind / f"{k}.png", 4 * k + n + 2)
+    _prepare(source, tmp_path / "out", val=0.2, test=0.5)
+    records = _records(tmp_path / "out")
+    assert {r.key for r in records["test"]} == {p.relative_to(source).as_posix() for p in (source / "test_set").rglob("*.png")}
+    assert all(r.key.startswith("training_set/") for name in ("train", "validation") for r in records[name])
+    assert 0 < len(records["validation"]) < 30
+
+
+@pytest.mark.parametrize(
+    ("flag", "other"), [("val", {"test": 0.0}), ("val", {"test": 0.15}), ("test", {"val": 0.15}), ("test", {"val": 0.0})]
+)
+@pytest.mark.parametrize("first", [0, 20, 40])
+def test_the_value_proposed_for_an_empty_class_works(flag: str, other: dict[str, float], first: int, tmp_path: Path) -> None:
+    pets = _pets(tmp_path / "pets", 7, first)
+    values: dict[str, Any] = {**other, flag: 0.001}
+    lines = []
+    for _ in range(3):  # the other split may lack a class too, and is proposed for in its turn
+        try:
+            found = _prepare(pets, tmp_path / "out", **values)
+        except UserError as error:
+            lines.append(str(error))
+            match = re.fullmatch(
+                r"split (\w+): would hold no picture of (cats|dogs); (?:try --(val|test) ([\d.]+)|give more pictures)", lines[-1]
+            )
+            assert match, lines
+            if match[3] is None:
+                return  # said so, and nothing more is promised
+            values[match[3]] = float(match[4])
+        else:
+            assert all(min(split.classes) > 0 for split in found.splits.values())
+            assert found.settings[flag] == values[flag]
+            assert lines
+            return
+    pytest.fail(f"what was proposed did not help: {lines}")
+
+
+def test_too_few_pictures_and_an_empty_class_in_a_split_of_the_source(tmp_path: Path) -> None:
+    source = _pets(tmp_path / "set" / "train", 20).parent
+    _draw(source / "val" / "cats" / "x.png", 999)
+    line = "split validation: would hold no picture of dogs; give more pictures"
+    assert _refused(source, tmp_path / "out", test=0) == line
+    assert "split train: would hold no picture of" in _refused(_pets(tmp_path / "few", 1), tmp_path / "out2", val=0.9, test=0)
+
+
+def test_a_finished_folder_says_so_and_is_not_touched(shards: Path, drawn: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = {path: (path.stat().st_mtime_ns, path.stat().st_ino) for path in shards.rglob("*") if path.name != ".lock"}
+    assert _prepare(drawn, shards) == manifest.read(shards)
+    assert capsys.readouterr().out == f"{shards} was prepared before: nothing to do\n"
+    assert {path: (path.stat().st_mtime_ns, path.stat().st_ino) for path in shards.rglob("*") if path.name != ".lock"} == before
+
+
+def test_other_settings_are_refused(shards: Path, drawn: Path, tmp_path: Path) -> None:
+    before = _bytes(shards)
+    fix = "; name another --out, or delete the folder"
+    assert _refused(drawn, shards, side=48) == f"{shards}: holds a data set prepared with side = 40, not 48" + fix
+    assert _refused(drawn, shards, positive="crosses") == f"{shards}: holds a data set prepared with positive = '', not 'crosses'" + fix
+    assert "prepared with sources = " in _refused(tmp_path, shards)
+    assert _bytes(shards) == before
+
+
+def test_the_number_of_workers_is_no_setting(shards: Path, drawn: Path) -> None:
+    assert _prepare(drawn, shards, workers=7) == manifest.read(shards)
+
+
+def test_a_stop_is_taken_and_the_same_call_goes_on_to_the_same_bytes(drawn: Path, shards: Path, tmp_path: Path) -> None:
+    out, stop = tmp_path / "out", Stop()
+    stop.set()
+    with pytest.raises(Interrupted):
+        _prepare(drawn, out, stop)
+    assert manifest.unfinished(out)
+    with pytest.raises(UserError, match="this data set is unfinished; run the same twofold prepare again"):
+        manifest.read(out)
+    _prepare(drawn, out)
+    assert _bytes(out) == _bytes(shards)
+
+
+def test_a_stop_while_shards_are_written(drawn: Path, shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from job import shards as shards_module
+
+    out, stop, write = tmp_path / "out", Stop(), shards_module.write
+
+    def stopping(folder: Path, name: str, records: Any) -> manifest.Shard:
+        if name.startswith("train-00005"):
+            stop.set()
+        return write(folder, name, records)
+
+    monkeypatch.setattr(shards_module, "write", stopping)
+    with pytest.raises(Interrupted):
+        _prepare(drawn, out, stop)
+    assert (out / "train-00004-of-00016.tfrecord").exists()
+    assert manifest.unfinished(out)
+    _prepare(drawn, out)
+    assert _bytes(out) == _bytes(shards)
+
+
+_SLOWED = """
+import sys
+from job import shards
+from job.cli import main
+from job.sources.folder import Folder
+
+def hang():
+    print("reached", flush=True)
+    sys.stdin.read()
+
+read, write = Folder.read, shards.write
+def slow_read(self):
+    for number, item in enumerate(read(self)):
+        if number == 70:
+            hang()
+        yield item
+def slow_write(folder, name, records):
+    if name.startswith("train-00007"):
+        records = list(records)
+        def cut():
+            yield records[0]
+            hang()
+        return write(folder, name, cut())
+    return write(folder, name, records)
+if sys.argv[1] == "reading":
+    Folder.read = slow_read
+elif sys.argv[1] == "writing":
+    shards.write = slow_write
+else:
+    from job import manifest
+    manifest.write = lambda *_: hang()
+main(sys.argv[2:])
+"""
+
+
+@pytest.mark.parametrize("phase", ["reading", "writing", "committing"])
+def test_killed_and_started_again_gives_the_same_bytes(phase: str, drawn: Path, shards: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    argv = ["prepare", str(drawn), "--out", str(out), "--side", "40", "--val", "0.25", "--test", "0.15", "--workers", "2", "--quiet"]
+    with subprocess.Popen(
+        [sys.executable, "-c", _SLOWED, phase, *argv], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"reached\n"
+        with pytest.raises(UserError, match=f"is in use by process {process.pid} on "):
+            _prepare(drawn, out)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert not (out / "manifest.json").exists()
+    assert manifest.unfinished(out)
+    with pytest.raises(UserError, match="this data set is unfinished; run the same twofold prepare again"):
+        manifest.read(out)
+    _prepare(drawn, out)
+    assert _bytes(out) == _bytes(shards)
+
+
+def test_what_a_killed_prepare_with_other_settings_left_is_cleared_and_nothing_else(drawn: Path, shards: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    for name in ("train-00016-of-00017.tfrecord", "train-00016-of-00017.index.npy"):
+        (out / name).write_bytes(b"left behind")
+    (out / "mine.tfrecord").write_bytes(b"the user's own")
+    _prepare(drawn, out)
+    assert _bytes(out) == {**_bytes(shards), "mine.tfrecord": hashlib.sha256(b"the user's own").hexdigest()}
+
+
+_WATCHED = """
+import json, os, sys
+written = set()
+def watch(event, arguments):
+    if event == "open" and isinstance(arguments[0], (str, bytes)):
+        path, mode, flags = arguments
+        if (isinstance(mode, str) and set(mode) & set("wax+")) or (mode is None and flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)):
+            written.add(os.path.abspath(os.fsdecode(path)))
+    elif event in ("os.remove", "os.rmdir"):
+        path, folder = arguments
+        written.add(os.path.abspath(os.path.join(os.readlink(f"/proc/self/fd/{folder}") if folder >= 0 else "", os.fsdecode(path))))
+    elif event in ("os.mkdir", "os.rename", "os.symlink", "os.link", "os.truncate", "os.chmod"):
+        written.update(os.path.abspath(os.fsdecode(a)) for a in arguments[:2] if isinstance(a, (str, bytes)))
+sys.dont_write_bytecode = True
+sys.addaudithook(watch)
+from job.cli import main
+try:
+    main(sys.argv[1:])
+finally:
+    print(json.dumps(sorted(written)))
+"""
+
+
+def test_nothing_is_written_outside_out(drawn: Path, tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "inner.zip", "w") as archive:
+        for path in sorted(drawn.rglob("*.jpg")):
+            archive.write(path, path.relative_to(drawn).as_posix())
+    with zipfile.ZipFile(tmp_path / "all.zip", "w") as archive:
+        archive.write(tmp_path / "inner.zip", "train.zip")
+    home = tmp_path / "home"
+    home.mkdir()
+    before = sorted(tmp_path.rglob("*"))
+    done = subprocess.run(
+        [sys.executable, "-c", _WATCHED, "prepare", str(tmp_path / "all.zip"), "--out", str(tmp_path / "out"), "--side", "40"],
+        cwd=home, env={**os.environ, "HOME": str(home), "TMPDIR": str(home), "PYTHONPATH": str(ROOT)},
+        capture_output=True, text=True, timeout=100,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    written = json.loads(done.stdout.splitlines()[-1])
+    assert any(name.endswith("manifest.json") for name in written)
+    assert [name for name in written if not (name + "/").startswith(f"{tmp_path}/out/") and not name.startswith("/dev/")] == []
+    assert sorted(path for path in tmp_path.rglob("*") if tmp_path / "out" not in (path, *path.parents)) == before
+
+
+def test_several_sources_make_one_data_set(tmp_path: Path) -> None:
+    one, two = _pets(tmp_path / "one", 10), _pets(tmp_path / "two", 10, first=50)
+    _prepare([str(one), str(two)], tmp_path / "out", val=0, test=0, positive="cat")
+    keys = {record.key for record in _records(tmp_path / "out")["train"]}
+    assert len(keys) == 40
+    assert {"one/cats/0.png", "two/dogs/55.png"} <= keys
+    assert manifest.read(tmp_path / "out").classes == ("dogs", "cats")
+
+
+def test_class_folders_given_one_by_one(tmp_path: Path) -> None:
+    pets = _pets(tmp_path / "pets", 10)
+    found = _prepare([str(pets / "cats"), str(pets / "dogs")], tmp_path / "out", val=0, test=0)
+    assert found.classes == ("cats", "dogs")
+    assert found.splits["train"].classes == (10, 10)
+
+
+def test_unlabelled_pictures_are_counted_in_the_log(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pets = _pets(tmp_path / "pets" / "train", 10).parent
+    for k in range(3):
+        _draw(pets / "test1" / f"{k}.png", 5000 + k)
+    found = _prepare(pets, tmp_path / "out", val=0, test=0)
+    assert "left out: 3 pictures without a class, such as test1/0.png\n" in capsys.readouterr().out
+    assert {name: split.records for name, split in found.splits.items()} == {"train": 20}
+
+
+def test_a_csv_decides_labels_and_splits(tmp_path: Path) -> None:
+    pets = _pets(tmp_path / "pets", 6)
+    rows = [f"pets/{kind}/{k}.png,{kind[:3]},{'test' if k < 2 else 'train'}" for kind in ("cats", "dogs") for k in range(6)]
+    (tmp_path / "list.csv").write_text("\n".join(["path,label,split", *rows]) + "\n")
+    found = _prepare(tmp_path / "list.csv", tmp_path / "out", val=0)
+    assert found.classes == ("cat", "dog")
+    assert {name: split.classes for name, split in found.splits.items()} == {"train": (4, 4), "test": (2, 2)}
+    assert pets.exists()
+
+
+def test_a_full_disk_is_seen_before_shards_are_written(drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Usage:
+        free = 1000
+
+    monkeypatch.setattr(storage.shutil, "disk_usage", lambda _: Usage)
+    with pytest.raises(MachineError, match=r"the shards needs about .* kB, the disk has 1\.0 kB free"):
+        _prepare(drawn, tmp_path / "out")
+    assert list((tmp_path / "out").glob("*.tfrecord")) == []
+
+
+def test_no_source_and_no_out(drawn: Path) -> None:
+    with pytest.raises(UserError, match="prepare: no source given; name a folder"):
+        prepare([], build(PrepareConfig, {"out": "x"}))
+    with pytest.raises(UserError, match="--out: no folder given for the shards; add --out DIR"):
+        prepare([str(drawn)], build(PrepareConfig, {}))
+
+
+def test_a_thousand_real_photographs(originals: Path, tmp_path: Path) -> None:
+    found = _prepare(originals, tmp_path / "out", side=64, val=0.1, test=0)
+    assert found.classes == ("cat", "dog")
+    assert sum(split.records for split in found.splits.values()) == 1000
+    assert len(found.splits["train"].shards) == 16
+    assert _aside(tmp_path / "out") == {}
+    for record in _records(tmp_path / "out")["validation"]:
+        assert min(cv2.imdecode(np.frombuffer(record.image, np.uint8), cv2.IMREAD_COLOR).shape[:2]) <= 64
