@@ -224,8 +224,7 @@ def read(name: str, argv: Sequence[str], environ: Any) -> tuple[argparse.Namespa
             flag = word.split("=")[0]
             known = [k.flag for k in own] + ["--config", "--quiet", "--help"]
             elsewhere = next((c for c in COMMANDS if flag in {k.flag for k in knobs(COMMANDS[c].tree)}), None)
-            hint = nearest(flag, known)
-            raise UserError(flag, "unknown option", f"it belongs to twofold {elsewhere}" if elsewhere and "mean" not in hint else hint)
+            raise UserError(flag, "unknown option", f"it belongs to twofold {elsewhere}" if elsewhere else nearest(flag, known))
     if unknown:
         raise UserError(unknown[0], f"is one argument too many for twofold {name}", "see --help")
     everywhere = {k.name for c in COMMANDS.values() for k in knobs(c.tree)}
@@ -278,8 +277,7 @@ def _add(group: Any, knob: Knob) -> None:
     text = text.replace("%", "%%")
     if knob.kind is bool:
         group.add_argument(knob.flag, dest=f"knob_{knob.name}", action="store_const", const="true", help=text)
-        if knob.field.default is not False:
-            group.add_argument(f"--no-{knob.flag[2:]}", dest=f"knob_{knob.name}", action="store_const", const="false", help="the opposite")
+        group.add_argument(f"--no-{knob.flag[2:]}", dest=f"knob_{knob.name}", action="store_const", const="false", help="the opposite")
     else:
         group.add_argument(knob.flag, dest=f"knob_{knob.name}", metavar=knob.metavar, help=text)
 

@@ -316,6 +316,9 @@ def _sizes(config: Config) -> dict[str, Any]:
 def _check(config: Config) -> None:
     model, schedule = config.model, config.schedule
     grow_at, sizes = schedule.grow_at or (), schedule.train_sizes or ()
+    for flag, values in (("--filters", model.filters), ("--train-sizes", sizes)):
+        if not values:
+            raise UserError(flag, "the list is empty", "give at least one number")
     if len(grow_at) != len(sizes) - 1 or list(grow_at) != sorted(grow_at):
         raise UserError(
             "--grow-at", f"{len(grow_at)} shares for {len(sizes)} squares in --train-sizes",
@@ -345,7 +348,10 @@ def gpus(text: str) -> str | int | tuple[int, ...]:
         return text
     try:
         if text.startswith("id:"):
-            return tuple(int(part) for part in text[3:].split(","))
+            numbers = tuple(int(part) for part in text[3:].split(","))
+            if len(set(numbers)) == len(numbers):
+                return numbers
+            raise UserError("--gpus", f"{text} names a GPU twice", "name each once")
         if int(text) > 0:
             return int(text)
     except ValueError:

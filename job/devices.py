@@ -100,6 +100,7 @@ def choose_precision(asked: str | None, chosen: Sequence[Gpu], cpu_flags: str, o
         hardware = has_bfloat16(cpu_flags)
         device = "the CPU has bfloat16 in hardware" if hardware else "the CPU has no bfloat16 in hardware"
         best = "bfloat16" if hardware and onednn else "float32"
+        device += "" if onednn else ", but TF_ENABLE_ONEDNN_OPTS=0 makes it slow"
         if asked == "bfloat16" and not onednn:
             raise MachineError(
                 "--precision bfloat16", "TF_ENABLE_ONEDNN_OPTS=0 makes it 17 times slower", "unset it, or use --precision float32"

@@ -32,7 +32,7 @@ def evaluate(run: Path, config: EvaluateConfig, stop: Stop | None = None) -> dic
         UserError: no such run, split or source, or classes that the model does not know.
         Interrupted: `stop` was set.
     """
-    stop = stop or Stop()
+    stop = Stop() if stop is None else stop
     trained = Trained(run, config.work.workers)
     data, asked = config.source.data, config.judge.split
     own = data_folder(trained.config)

@@ -28,7 +28,7 @@ def predict(run: Path, paths: Sequence[str], config: PredictConfig, stop: Stop |
     """
     if not paths:
         raise UserError("predict", "no picture given", "name pictures, folders or archives after the run")
-    stop = stop or Stop()
+    stop = Stop() if stop is None else stop
     trained = Trained(run, config.work.workers)
     rows: list[tuple[str, str, float]] = []
     with tempfile.TemporaryDirectory(prefix="twofold-") as scratch:

@@ -45,7 +45,7 @@ def smoke(stop: Stop | None = None) -> dict[str, float]:
         root = Path(folder)
         console.log(f"smoke: the whole job on one CPU core, on {2 * PICTURES:,} pictures that are drawn now; about a minute")
         draw(root / "pictures", PICTURES, SIDE)
-        figures = _job(root, stop or Stop())
+        figures = _job(root, Stop() if stop is None else stop)
     seconds = time.monotonic() - started
     if figures["accuracy"] < ACCURACY:
         raise ProofError("smoke", f"it did not learn: validation accuracy {figures['accuracy']:.4f} is under {ACCURACY}", "")

@@ -72,7 +72,7 @@ def require_space(folder: Path, needed: int, purpose: str) -> None:
     if free < needed:
         raise MachineError(
             str(folder),
-            f"{purpose} needs about {size(needed)}, the disk has {size(free)} free",
+            f"{purpose} would take about {size(needed)}, the disk has {size(free)} free",
             "free some space or name another --out",
         )
 

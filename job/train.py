@@ -54,6 +54,7 @@ def train(
     """
     if not config.output.out:
         raise UserError("--out", "no run folder given", "add --out RUN")
+    stop = Stop() if stop is None else stop
     folder = Path(config.output.out).absolute()
     if (folder / records.CONFIG).exists():
         config = resume.merge(folder, config, resume.given_of(config) if given is None else given)
@@ -68,7 +69,7 @@ def train(
     config = replace(config, **_recorded(config, shards))
     if config.run.dry_run or config.run.show_augment:
         config, chosen = devices.set_up(config)
-        loop = Loop(config, chosen, folder, shards_folder, shards, stop or Stop())
+        loop = Loop(config, chosen, folder, shards_folder, shards, stop)
         return _show_augmented(loop, Path(config.run.show_augment)) if config.run.show_augment else _plan(loop)
     storage.make_folder(folder)
     with storage.only_writer(folder), console.copy_to(folder / "log.txt"):
@@ -77,7 +78,7 @@ def train(
         if latest is None:
             manifest.verify(shards_folder, tuple(s for n in ("train", "validation") for s in shards.splits[n].shards))
         config, chosen = devices.set_up(config)
-        loop = Loop(config, chosen, folder, shards_folder, shards, stop or Stop())
+        loop = Loop(config, chosen, folder, shards_folder, shards, stop)
         records.write_config(folder, config)
         records.write_environment(folder, config, chosen)
         return loop.go(latest, on_epoch, started)
