@@ -96,7 +96,6 @@ class Trained:
 
         model = self.network.model
         outputs = [model.get_layer(name).output for name in self.network.stages]
-        found = keras.Model(model.inputs, outputs)(square[None].astype(np.float32), training=False)
-        found = found if isinstance(found, (list, tuple)) else [found]
+        found = keras.Model(model.inputs[0], outputs)(square[None].astype(np.float32), training=False)
         filters = np.asarray(model.get_layer(self.network.first).kernel)
         return filters, [(f"stage {k}", np.asarray(maps)[0]) for k, maps in enumerate(found, 1)]

@@ -27,7 +27,7 @@ def _evaluate(run: Path, **values: Any) -> dict[str, Any]:
 def test_the_own_validation_gives_the_figures_of_training(run: Path) -> None:
     figures, summary = _evaluate(run), read_summary(run)
     for name in ("accuracy", "log_loss", "auc", "brier", "ece", "confusion", "images", "average_precision"):
-        assert figures[name] == pytest.approx(summary[f"val_{name}"], abs=1e-6), name
+        assert np.allclose(figures[name], summary[f"val_{name}"], rtol=0, atol=1e-6), name
     assert figures["chose_model"]
     assert "chose the model" in words(figures, ("crosses", "rings"))
     assert (run / "report" / "mistakes-validation.png").exists() or figures["accuracy"] == 1
@@ -69,10 +69,9 @@ def test_a_split_that_is_not_there_names_those_that_are(run: Path, shards: Path)
 
 def test_classes_that_the_model_does_not_know_are_refused(run: Path, drawn: Path, tmp_path: Path) -> None:
     for name, like in (("cats", "rings"), ("dogs", "crosses")):
-        (tmp_path / name).symlink_to(drawn / like, target_is_directory=True)
         (tmp_path / "set" / name).mkdir(parents=True)
-        for path in list((drawn / like).iterdir())[:2]:
-            (tmp_path / "set" / name / path.name).write_bytes(path.read_bytes())
+        for number, path in enumerate(sorted((drawn / like).iterdir())[:2]):
+            (tmp_path / "set" / name / f"{number}.jpg").write_bytes(path.read_bytes())
     with pytest.raises(UserError, match=r"its classes are cats \(2\), dogs \(2\), the model knows crosses and rings"):
         _evaluate(run, data=str(tmp_path / "set"))
 

@@ -144,7 +144,7 @@ def test_a_damaged_checkpoint_falls_back_and_never_to_a_fresh_start(shards: Path
 def test_a_loss_that_is_not_finite_names_the_step_and_keeps_the_checkpoint(shards: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     config = small(shards, out, optimizer="sgd", lr=1e30, warmup=0.9, save_every=1e-6)
-    with pytest.raises(UserError, match=r"step \d+: the loss or its gradient is not finite \(loss .*\); lower --lr"):
+    with pytest.raises(UserError, match=r"step \d+: the loss or its gradient is not finite \(loss .*\); the checkpoint of step \d+ is kept; lower --lr"):
         train(config)
     assert records.read_summary(out)["status"] == "failed"
     for step in checkpoint.steps(out / "checkpoints"):
@@ -199,7 +199,7 @@ rows = {}
 for raw in tf.data.TFRecordDataset(sys.argv[3:]):
     row = tf.io.parse_single_example(raw, {"image": tf.io.FixedLenFeature([], tf.string), "key": tf.io.FixedLenFeature([], tf.string)})
     pixels = tf.io.decode_jpeg(row["image"], channels=3, dct_method="INTEGER_ACCURATE")
-    rows[row["key"].numpy().decode()] = model(pixels[None]).numpy()
+    rows[row["key"].numpy().decode()] = model(pixels[None]).numpy()  # without training=False, as people call it
     assert pixels.dtype == tf.uint8
 np.savez(sys.argv[2], keys=list(rows), p=np.concatenate(list(rows.values())))
 """
@@ -224,7 +224,7 @@ np.savez(sys.argv[2], keys=list(rows), p=np.concatenate(list(rows.values())))
     assert set(saved["keys"]) == set(judged)
     assert saved["p"].shape == (len(judged), 1)
     for key, p in zip(saved["keys"], saved["p"][:, 0], strict=True):
-        assert float(p) == pytest.approx(judged[str(key)], abs=5e-3), key
+        assert float(p) == pytest.approx(judged[str(key)], abs=1e-5), key
 
 
 def test_one_writer_at_a_time(shards: Path, tmp_path: Path) -> None:

@@ -53,9 +53,10 @@ def exported(network: Network, size: int) -> keras.Model:
     """A model for everyone: uint8 [B, any, any, 3] in, probability of the positive class [B, 1] out, stock layers."""
     pictures = keras.Input((None, None, 3), dtype="uint8", name="pictures")
     x = keras.ops.cast(pictures, "float32")
-    x = keras.layers.Resizing(size, size, interpolation="area", name="square", dtype="float32")(x)
+    # Resizing's own default is training=True, which spreads to the BatchNorm of a plain model(x)
+    x = keras.layers.Resizing(size, size, interpolation="area", name="square", dtype="float32")(x, training=False)
     x = keras.ops.round(x)
-    logit = network.model(x)
+    logit = network.model(x, training=False)
     return keras.Model(pictures, keras.layers.Activation("sigmoid", name="probability", dtype="float32")(logit), name="twofold")
 
 
