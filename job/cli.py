@@ -7,6 +7,7 @@ file: file descriptor 2 is turned there, and our errors keep the terminal.
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import os
 import sys
@@ -153,6 +154,9 @@ COMMANDS = {
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and leave with its exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # file names need not be text
     try:
         code = _main(list(sys.argv[1:] if argv is None else argv))
         sys.stdout.flush()

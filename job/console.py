@@ -48,7 +48,7 @@ class Console:
     @contextmanager
     def copy_to(self, path: Path) -> Iterator[None]:
         """Also write each line to a file while inside."""
-        before, self.file = self.file, path.open("a", encoding="utf-8")
+        before, self.file = self.file, path.open("a", encoding="utf-8", errors="backslashreplace")
         try:
             yield
         finally:

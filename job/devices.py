@@ -105,7 +105,7 @@ def choose_precision(asked: str | None, chosen: Sequence[Gpu], cpu_flags: str, o
             raise MachineError(
                 "--precision bfloat16", "TF_ENABLE_ONEDNN_OPTS=0 makes it 17 times slower", "unset it, or use --precision float32"
             )
-    return (asked, "asked for") if asked else (best, device)
+    return (asked, "as configured") if asked else (best, device)
 
 
 def batch_share(batch: int, replicas: int) -> int:

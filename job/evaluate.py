@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from job import curves, layout, manifest
+from job import curves, export, layout, manifest
 from job.config import EvaluateConfig
 from job.console import Stop, console
 from job.errors import UserError
@@ -20,6 +20,7 @@ from job.train import data_folder
 from job.trained import Item, Judged, Trained
 
 MISTAKES = 32  # on the picture of the most confident ones
+COMPARED = 64  # originals that model.keras is compared on
 
 
 def evaluate(run: Path, config: EvaluateConfig, stop: Stop | None = None) -> dict[str, Any]:
@@ -36,6 +37,7 @@ def evaluate(run: Path, config: EvaluateConfig, stop: Stop | None = None) -> dic
     trained = Trained(run, config.work.workers)
     data, asked = config.source.data, config.judge.split
     own = data_folder(trained.config)
+    originals: dict[str, bytes] = {}
     with tempfile.TemporaryDirectory(prefix="twofold-") as scratch:
         if not data or manifest.exists(Path(data)) or manifest.unfinished(Path(data)):
             folder = Path(data) if data else own
@@ -45,19 +47,23 @@ def evaluate(run: Path, config: EvaluateConfig, stop: Stop | None = None) -> dic
             if asked:
                 raise UserError("--split", f"{data} is a source, not shards", "leave it out, or prepare the source")
             folder, split = Path(data), "source"
-            total, items = _from_source(data, Path(scratch), trained)
+            total, items = _from_source(data, Path(scratch), trained, originals)
         what = f"{total:,} pictures of {data or own} ({split})"
         console.log(f"judging {what} by step {trained.step:,} of {run}" + ("" if trained.finished else ", which is not finished"))
-        labels, logits, mistakes = [], [], _Mistakes()
+        labels, logits, mistakes, compared = [], [], _Mistakes(), []
         with console.progress("judging", total, "images") as bar:
             for judged in trained.judge(items):
                 stop.check()
                 labels.append(judged.label)
                 logits.append(judged.logit)
                 mistakes.add(judged)
+                if judged.key in originals:
+                    compared.append((originals.pop(judged.key), float(probability(judged.logit))))
                 bar.advance()
     if not labels:
         raise UserError(data, "none of its pictures decodes", "give JPEG, PNG or WebP files")
+    if compared and (run / export.NAME).exists():
+        console.log("model.keras resizes the originals at once, without the stored JPEG between: " + export.apart(run, compared))
     mistakes.draw(run / "report" / f"mistakes-{split}.png", trained.classes, what)
     chose = split == "validation" and folder.absolute() == own.absolute()
     return {**asdict(measure(labels, logits)), "split": split, "positive": trained.classes[1], "chose_model": chose}
@@ -81,16 +87,22 @@ def _from_shards(folder: Path, split: str, classes: tuple[str, str]) -> tuple[in
     return len(reader), items()
 
 
-def _from_source(text: str, scratch: Path, trained: Trained) -> tuple[int, Iterator[Item]]:
+def _from_source(text: str, scratch: Path, trained: Trained, originals: dict[str, bytes]) -> tuple[int, Iterator[Item]]:
+    """The pictures of a source; some of their files, evenly spread, are left in `originals`."""
     source = open_source(text, scratch)
     found = layout.find(source.entries(), text, classes=trained.classes)
     labels = {picture.name: picture.label for picture in found.pictures}
     if found.unlabelled:
         console.log(f"left out: {len(found.unlabelled):,} pictures without a class, such as {found.unlabelled[0]}")
 
+    def pictures() -> Iterator[tuple[str, bytes]]:
+        for number, (name, data) in enumerate(item for item in source.read() if item[0] in labels):
+            if number % -(-len(labels) // COMPARED) == 0:
+                originals[name] = data
+            yield name, data
+
     def items() -> Iterator[Item]:
-        pictures = ((name, data) for name, data in source.read() if name in labels)
-        for name, jpeg, fault in trained.stored(pictures):
+        for name, jpeg, fault in trained.stored(pictures()):
             if fault:
                 console.log(f"left out: {name}: {fault}")
             else:

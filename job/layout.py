@@ -94,7 +94,7 @@ def _pair(spelling: dict[str, str], counts: Counter[str], where: str, positive: 
         return classes
     if len(spelling) != 2:
         more = ", ..." if len(counts) > 8 else ""
-        what = f"{len(spelling) or 'no'} classes found instead of two" + (f": {found}{more}" if found else "")
+        what = f"{len(spelling) or 'no'} class{'es' * (len(spelling) != 1)} found instead of two" + (f": {found}{more}" if found else "")
         raise UserError(where, what, "put each class's pictures in a folder of its own, two in all")
     names = sorted(spelling.values(), key=lambda name: (same_class(name), name))
     if positive:

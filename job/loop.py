@@ -6,7 +6,6 @@ Everything that a resumed run needs is in the checkpoint; the order of pictures 
 
 from __future__ import annotations
 
-import os
 import time
 from collections import deque
 from collections.abc import Callable
@@ -17,17 +16,18 @@ from typing import Any
 
 import numpy as np
 
-from job import augment, checkpoint, devices, feed, manifest, models, order, records, schedules, strategy
+from job import augment, checkpoint, devices, export, feed, manifest, models, order, records, schedules, strategy
 from job.config import RISING, Config
 from job.console import Progress, Stop, console, duration
 from job.errors import MachineError, UserError
 from job.inference import Inference
-from job.metrics import measure
+from job.metrics import measure, probability
 from job.models.residual import PATCH_SIDE, whiten
 from job.shards import Reader
 from job.step import Step, judged_weights
 
 WHITENING_PICTURES = 2000
+COMPARED = 32  # validation pictures that model.keras is compared on
 OVERFLOWS = 20  # batches in a row that float16 may overflow in before the loss counts as not finite
 
 Summary = dict[str, Any]
@@ -257,15 +257,14 @@ class Loop:
         self._saved = time.monotonic()
 
     def _export(self) -> None:
-        """Write `model.keras` from the best checkpoint."""
-        best = checkpoint.load(self.folder / "checkpoints", self.record["best_step"])
-        self.inference.load(judged_weights(best.arrays))
-        single = models.build(self.config.model, self.seed)
-        for path, variable in models.variables(single).items():
-            variable.assign(judged_weights(best.arrays)[path])
-        temporary = self.folder / ".model.tmp.keras"
-        models.exported(single, int(self.config.model.size or 0)).save(temporary)
-        os.replace(temporary, self.folder / "model.keras")
+        """Write `model.keras` from the best checkpoint, and compare it with `evaluate` on a few pictures."""
+        weights = judged_weights(checkpoint.load(self.folder / "checkpoints", self.record["best_step"]).arrays)
+        export.write(self.folder, self.config, weights)
+        self.inference.load(weights)
+        numbers = range(min(COMPARED, len(self.validation)))
+        logits = self.inference.logits(self.validation.gather(np.array(numbers))[0])
+        stored = (self.validation.reader[n].image for n in numbers)
+        console.log("model.keras is written; " + export.apart(self.folder, zip(stored, probability(logits).tolist(), strict=True)))
 
     def _status(self, status: str) -> Summary:
         """Write `summary.json`; the figures are those of the best epoch on validation."""

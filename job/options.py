@@ -105,8 +105,8 @@ def _knob(table: str, field: dataclasses.Field[Any], hint: Any) -> Knob:
     return Knob(table, field, hint, None)
 
 
-def convert(knob: Knob, raw: Any, where: str) -> Any:
-    """Turn text or a TOML value into the knob's type, checked.
+def convert(knob: Knob, raw: Any, where: str, *, typed: bool = False) -> Any:
+    """Turn text, or a `typed` TOML value, into the knob's type, checked.
 
     Raises:
         UserError: for a wrong type, a value out of range or not among the choices.
@@ -114,7 +114,7 @@ def convert(knob: Knob, raw: Any, where: str) -> Any:
     meta = knob.field.metadata
     if raw == "auto" and knob.field.default is None:
         return None
-    value = _typed(knob, raw, where)
+    value = _value(knob, raw, where, typed)
     for item in value if isinstance(value, tuple) else (value,):
         if meta["choices"] and item not in meta["choices"]:
             raise UserError(where, f"{item!r} is not one of {', '.join(meta['choices'])}", nearest(str(item), meta["choices"]))
@@ -123,8 +123,11 @@ def convert(knob: Knob, raw: Any, where: str) -> Any:
     return value
 
 
-def _typed(knob: Knob, raw: Any, where: str) -> Any:
-    wrong = UserError(where, f"{raw!r} is not {_KIND_WORDS[knob.kind]}", f"give {knob.metavar}")
+def _value(knob: Knob, raw: Any, where: str, typed: bool) -> Any:
+    wanted = "true or false" if knob.kind is bool else knob.metavar
+    wrong = UserError(where, f"{raw!r} is not {_KIND_WORDS[knob.kind]}", f"give {wanted}")
+    if typed and isinstance(raw, str) and knob.kind is not str:
+        raise UserError(where, f"{raw!r} is a text, not {_KIND_WORDS[knob.kind]}", f"give {wanted} without quotation marks")
     if knob.kind is tuple:
         items = [p for p in raw.split(",") if p.strip()] if isinstance(raw, str) else raw
         if not isinstance(items, list):
@@ -226,7 +229,7 @@ def read_toml(path: Path, tree: type) -> dict[str, Any]:
                 owner = [t for t, members in tables.items() if key in members]
                 fix = f"it belongs under [{owner[0]}]" if owner else nearest(key, tables[table])
                 raise UserError(f"{where} {key}", "unknown key", fix)
-            values[key] = convert(tables[table][key], raw, f"{where} {key}")
+            values[key] = convert(tables[table][key], raw, f"{where} {key}", typed=True)
     return values
 
 

@@ -50,10 +50,12 @@ def prepare(sources: Sequence[str], config: PrepareConfig, stop: Stop | None = N
         raise UserError("prepare", "no source given", "name a folder, an archive, kaggle:owner/dataset or https://...")
     if not config.output.out:
         raise UserError("--out", "no folder given for the shards", "add --out DIR")
-    storage.make_folder(folder)
     settings = _settings(sources, config)
+    if manifest.exists(folder):
+        return _finished(folder, settings)
+    storage.make_folder(folder)
     with storage.only_writer(folder):
-        if manifest.exists(folder):
+        if manifest.exists(folder):  # another writer was quicker
             return _finished(folder, settings)
         _clear(folder)
         work = folder / ".work"
@@ -120,7 +122,7 @@ class _Preparation:
         console.log(f"read {len(spooled):,} pictures in {duration(seconds)}: {rate:,.0f} images/s, {rate / self.workers:,.0f} per core")
         for name, split in written.items():
             counts = ", ".join(f"{n:,} {c}" for c, n in zip(found.classes, split.classes, strict=True))
-            console.log(f"{name}: {split.records:,} ({counts}) in {len(split.shards)} shards")
+            console.log(f"{name}: {split.records:,} ({counts}) in {len(split.shards)} shard{'s' * (len(split.shards) != 1)}")
         if verdict.aside:
             console.log(f"set aside: {len(verdict.aside):,} ({verdict.bad:,} do not decode), listed in {report}")
         console.log(f"positive class: {found.classes[1]}; the data set is in {self.folder}")

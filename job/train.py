@@ -87,6 +87,9 @@ def train(
 def _recorded(config: Config, shards: manifest.Manifest) -> dict[str, Any]:
     """What `config.toml` says of folders and of how the data was prepared: absolute, and as it was."""
     data = Path(config.source.data)
+    for flag, path in (("--out", config.output.out), ("--data", config.source.data)):
+        if path.encode("utf-8", "replace").decode() != path:
+            raise UserError(flag, f"the name {path!r} is not valid UTF-8, so config.toml can't hold it", "rename that folder")
     prepared = {name: shards.settings[name] for name in ("side", "val", "test", "positive", "max_bad")}
     return prepared | {
         "out": str(Path(config.output.out).absolute()),

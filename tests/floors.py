@@ -12,7 +12,7 @@ FLOORS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("the parts of a job", (
         "job.augment", "job.devices", "job.layout", "job.models", "job.optimizers", "job.schedules", "job.shards",
     )),
-    ("parts put together", ("job.feed", "job.prepare", "job.records", "job.strategy")),
+    ("parts put together", ("job.export", "job.feed", "job.prepare", "job.records", "job.strategy")),
     ("a step of training, a pass of inference, a run that goes on", ("job.inference", "job.resume", "job.step")),
     ("a run under way, and a run opened again", ("job.loop", "job.trained")),
     ("a whole run", ("job.train",)),

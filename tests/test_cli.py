@@ -64,7 +64,9 @@ def test_train_without_data_explains_in_three_lines_how_to_get_some() -> None:
 def test_mistakes_in_a_file_and_in_the_environment(tmp_path: Path, shards: Path) -> None:
     file = tmp_path / "c.toml"
     for text, line in {
-        "[schedule]\nepochs = 'five'": f"{file} [schedule] epochs: 'five' is not a whole number; give N",
+        "[schedule]\nepochs = 'five'": f"{file} [schedule] epochs: 'five' is a text, not a whole number; give N without quotation marks",
+        "[schedule]\nepochs = 2.5": f"{file} [schedule] epochs: 2.5 is not a whole number; give N",
+        "[model]\nbatchnorm = 1": f"{file} [model] batchnorm: 1 is not true or false; give true or false",
         "[shedule]\nepochs = 5": f"{file} [shedule]: unknown table; did you mean schedule?",
         "[schedule]\nepoch = 5": f"{file} [schedule] epoch: unknown key; did you mean epochs?",
         "[model]\nepochs = 5": f"{file} [model] epochs: unknown key; it belongs under [schedule]",
@@ -142,3 +144,21 @@ def test_one_command_goes_from_photographs_to_a_model_and_the_others_use_it(draw
     assert (missing.returncode, missing.stdout) == (2, "")
     taken = _twofold("train", "--config", run / "config.toml", "--out", tmp_path / "second", "--epochs", "1")
     assert taken.returncode == 0, taken.stderr
+
+
+def test_file_names_that_are_no_text_go_all_the_way(drawn: Path, shards: Path, tmp_path: Path, run: Path) -> None:
+    pets = Path(os.fsdecode(os.fsencode(tmp_path) + b"/p\xe9ts"))
+    for name in ("crosses", "rings"):
+        (pets / name).mkdir(parents=True)
+        for number, path in enumerate(sorted((drawn / name).iterdir())[:4]):
+            Path(os.fsdecode(os.fsencode(pets / name) + b"/$\xe9_%d\xe7\x8c\xab.jpg" % number)).write_bytes(path.read_bytes())
+    for command in (
+        ("prepare", pets, "--out", tmp_path / "set", "--val", "0.5"),
+        ("predict", run, pets),
+        ("evaluate", run, "--data", pets),
+    ):
+        done = _twofold(*command)
+        assert done.returncode == 0, done.stderr
+    done = _twofold("train", "--data", shards, "--out", pets / "run", *QUICK)
+    assert done.returncode == 2
+    assert done.stderr.endswith("is not valid UTF-8, so config.toml can't hold it; rename that folder\n")

@@ -76,7 +76,7 @@ def test_without_onednn_a_cpu_keeps_to_float32() -> None:
 @pytest.mark.parametrize("asked", ["float32", "float16", "bfloat16"])
 @pytest.mark.parametrize("chosen", [[], [AMPERE]])
 def test_what_is_asked_for_is_taken(asked: str, chosen: list[Gpu]) -> None:
-    assert choose_precision(asked, chosen, PLAIN, onednn=True) == (asked, "asked for")
+    assert choose_precision(asked, chosen, PLAIN, onednn=True) == (asked, "as configured")
 
 
 @pytest.mark.parametrize(

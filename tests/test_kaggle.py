@@ -285,7 +285,7 @@ def test_damaged_archive(hub: FakeKaggle, tmp_path: Path, damage: str) -> None:
 
 def test_no_room(hub: FakeKaggle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=1000))
-    assert "the download needs about" in fault(DATASET, tmp_path, MachineError)
+    assert "the download would take about" in fault(DATASET, tmp_path, MachineError)
 
 
 @pytest.mark.parametrize("text", ["kaggle:foo", "kaggle:", "kaggle:a/b/c", "kaggle:../x", "kaggle:a/", "kaggle:https://kaggle.com/a/b"])

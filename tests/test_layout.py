@@ -127,7 +127,7 @@ def test_split_names(name: str, split: str | None) -> None:
 
 def test_one_three_and_no_classes() -> None:
     fix = "; put each class's pictures in a folder of its own, two in all"
-    assert _refused("cats/1.jpg", "cats/2.jpg").endswith("classes found instead of two: cats (2)" + fix)
+    assert _refused("cats/1.jpg", "cats/2.jpg") == "pets: 1 class found instead of two: cats (2)" + fix
     three = _refused("birds/1.jpg", "cats/1.jpg", "cats/2.jpg", "dogs/1.jpg")
     assert three == "pets: 3 classes found instead of two: birds (1), cats (2), dogs (1)" + fix
     assert _refused("1.jpg", "2.jpg") == "pets: no classes found instead of two" + fix

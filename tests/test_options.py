@@ -79,7 +79,7 @@ def test_no_flag_turns_a_file_s_true_off(tmp_path: Path) -> None:
         (["--filters", "8,0"], {}, "--filters: 0 is below 1; give at least 1"),
         (["--epochs", "auto"], {}, "--epochs: 'auto' is not a whole number; give N"),
         (["--model", "residul"], {}, "--model: 'residul' is not one of classic, residual; did you mean residual?"),
-        ([], {"TWOFOLD_XLA": "maybe"}, "TWOFOLD_XLA: 'maybe' is not true or false; give N"),
+        ([], {"TWOFOLD_XLA": "maybe"}, "TWOFOLD_XLA: 'maybe' is not true or false; give true or false"),
         ([], {"TWOFOLD_SEED": ""}, "TWOFOLD_SEED: '' is not a whole number; give N"),
     ],
 )
@@ -102,7 +102,7 @@ def test_mistakes_on_flags_and_in_the_environment(argv: list[str], environ: dict
         ("[model]\nmodel = 3", " [model] model: 3 is not a text; give classic|residual"),
         ("[model]\nfilters = 8", " [model] filters: 8 is not a list of numbers; give N,N,..."),
         ("[model]\nfilters = [8, 1.5]", " [model] filters: [8, 1.5] is not a list of numbers; give N,N,..."),
-        ("[model]\nbatchnorm = 1", " [model] batchnorm: 1 is not true or false; give N"),
+        ("[model]\nbatchnorm = 1", " [model] batchnorm: 1 is not true or false; give true or false"),
         ("[optimizer]\nlr = false", " [optimizer] lr: False is not a number; give X"),
         ("[optimizer]\nlr = inf", " [optimizer] lr: inf is not a number; give X"),
         ("[optimizer]\nlr = 1" + 400 * "0", " is not a number; give X"),

@@ -452,7 +452,7 @@ def test_a_full_disk_is_seen_before_shards_are_written(drawn: Path, tmp_path: Pa
         free = 1000
 
     monkeypatch.setattr(storage.shutil, "disk_usage", lambda _: Usage)
-    with pytest.raises(MachineError, match=r"the shards needs about .* kB, the disk has 1\.0 kB free"):
+    with pytest.raises(MachineError, match=r"the shards would take about .* kB, the disk has 1\.0 kB free"):
         _prepare(drawn, tmp_path / "out")
     assert list((tmp_path / "out").glob("*.tfrecord")) == []
 

@@ -105,6 +105,12 @@ def test_archives(name: str, pack: Callable[[dict[str, bytes]], bytes], tmp_path
     assert os.listdir(scratch) == []
 
 
+def test_a_zip_with_backslashes(tmp_path: Path, scratch: Path) -> None:
+    path = tmp_path / "pets.zip"
+    path.write_bytes(_zip({"cats\\1.jpg": b"1"}))
+    assert _read(path, scratch) == {"cats/1.jpg": b"1"}
+
+
 def test_a_stored_zip_and_a_tar_with_dots(tmp_path: Path, scratch: Path) -> None:
     assert _read(_put(tmp_path / "a.zip", _zip(FILES, zipfile.ZIP_STORED)), scratch) == FILES
     assert _read(_put(tmp_path / "a.tar", _tar({f"./{name}": content for name, content in FILES.items()})), scratch) == FILES

@@ -97,7 +97,7 @@ def test_require_space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(MachineError) as caught:
         storage.require_space(tmp_path, 5_000_001, "the shards")
     assert caught.value.code == 69
-    line = "the shards needs about 5.0 MB, the disk has 5.0 MB free; free some space or name another --out"
+    line = "the shards would take about 5.0 MB, the disk has 5.0 MB free; free some space or name another --out"
     assert str(caught.value) == f"{tmp_path}: {line}"
 
 

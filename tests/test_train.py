@@ -144,7 +144,8 @@ def test_a_damaged_checkpoint_falls_back_and_never_to_a_fresh_start(shards: Path
 def test_a_loss_that_is_not_finite_names_the_step_and_keeps_the_checkpoint(shards: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     config = small(shards, out, optimizer="sgd", lr=1e30, warmup=0.9, save_every=1e-6)
-    with pytest.raises(UserError, match=r"step \d+: the loss or its gradient is not finite \(loss .*\); the checkpoint of step \d+ is kept; lower --lr"):
+    line = r"step \d+: the loss or its gradient is not finite \(loss .*\); the checkpoint of step \d+ is kept; lower --lr"
+    with pytest.raises(UserError, match=line):
         train(config)
     assert records.read_summary(out)["status"] == "failed"
     for step in checkpoint.steps(out / "checkpoints"):

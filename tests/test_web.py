@@ -193,7 +193,7 @@ def test_nobody_listens(server: Server, tmp_path: Path, monkeypatch: pytest.Monk
 def test_no_room(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     server.serve(PATH, DATA)
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: type("Usage", (), dict(free=1000)))
-    with pytest.raises(MachineError, match=r"needs about 3\.0 MB"):
+    with pytest.raises(MachineError, match=r"would take about 3\.0 MB"):
         web.download(server.url(PATH), tmp_path)
 
 

@@ -54,11 +54,12 @@ class Archive:
                 self._check(member.filename, is_link=(member.external_attr >> 16) & 0o170000 == 0o120000)
                 if member.flag_bits & 1:
                     raise UserError(str(self.path), "the archive is encrypted", "unpack it and give the folder")
-                if is_archive(member.filename):
+                name = prefix + member.filename.replace("\\", "/")  # some Windows programs write backslashes
+                if is_archive(name):
                     with archive.open(member) as inner:
-                        yield from self._nested(inner, prefix + member.filename, names_only)
+                        yield from self._nested(inner, name, names_only)
                 else:
-                    yield prefix + member.filename, b"" if names_only else archive.read(member)
+                    yield name, b"" if names_only else archive.read(member)
 
     def _tar(self, file: Path | IO[bytes], prefix: str, names_only: bool) -> Iterator[tuple[str, bytes]]:
         opened = {"name": file} if isinstance(file, Path) else {"fileobj": file}
