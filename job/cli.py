@@ -148,7 +148,7 @@ COMMANDS = {
         FeaturesConfig, (("run", "1", "the run folder"), ("image", "1", "a picture")),
         "how the network sees a picture", _features, stdout_is_result=True,
     ),
-    "smoke": Command(_Nothing, (), "the whole job on one CPU core, on drawn pictures, in about a minute", _smoke),
+    "smoke": Command(_Nothing, (), "the whole job on one CPU core, on drawn pictures, in under a minute", _smoke),
 }  # fmt: skip
 
 

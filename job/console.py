@@ -102,6 +102,11 @@ class Progress:
             self.console.log(f"{line} {note}".rstrip())
 
 
+def counted(number: int, noun: str) -> str:
+    """`1 worker`, `2 workers`."""
+    return f"{number:,} {noun}" + "s" * (number != 1)
+
+
 def duration(seconds: float) -> str:
     """Seconds in words that people read at a glance."""
     if seconds < 90:

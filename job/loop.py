@@ -18,7 +18,7 @@ import numpy as np
 
 from job import augment, checkpoint, devices, export, feed, manifest, models, order, records, schedules, strategy
 from job.config import RISING, Config
-from job.console import Progress, Stop, console, duration
+from job.console import Progress, Stop, console, counted, duration
 from job.errors import MachineError, UserError
 from job.inference import Inference
 from job.metrics import measure, probability
@@ -114,7 +114,7 @@ class Loop:
         counts = " and ".join(f"{n:,} {c}" for n, c in zip(train.classes, self.manifest.classes, strict=True))
         console.log(f"training {config.model.model} on {counts}, {config.schedule.epochs} epochs, {self.steps:,} steps of {self.batch}")
         console.log(
-            f"on {self.chosen.words}, {machine.replicas} replica{'s' if machine.replicas != 1 else ''}, {machine.threads} threads; "
+            f"on {self.chosen.words}, {counted(int(machine.replicas or 1), 'replica')}, {counted(int(machine.threads or 1), 'thread')}; "
             f"precision {machine.precision}: {self.chosen.precision_reason}"
         )
         if self.class_weights != (1.0, 1.0):

@@ -19,7 +19,7 @@ from typing import IO, Any
 
 from job import audit, layout, manifest, pixels, shards, storage
 from job.config import PrepareConfig
-from job.console import Stop, console, duration
+from job.console import Stop, console, counted, duration
 from job.devices import cores
 from job.errors import UserError
 from job.pool import in_order
@@ -122,7 +122,7 @@ class _Preparation:
         console.log(f"read {len(spooled):,} pictures in {duration(seconds)}: {rate:,.0f} images/s, {rate / self.workers:,.0f} per core")
         for name, split in written.items():
             counts = ", ".join(f"{n:,} {c}" for c, n in zip(found.classes, split.classes, strict=True))
-            console.log(f"{name}: {split.records:,} ({counts}) in {len(split.shards)} shard{'s' * (len(split.shards) != 1)}")
+            console.log(f"{name}: {split.records:,} ({counts}) in {counted(len(split.shards), 'shard')}")
         if verdict.aside:
             console.log(f"set aside: {len(verdict.aside):,} ({verdict.bad:,} do not decode), listed in {report}")
         console.log(f"positive class: {found.classes[1]}; the data set is in {self.folder}")
@@ -270,4 +270,4 @@ def _what(found: layout.Layout, side: int, workers: int, folder: Path) -> str:
     named = sorted({p.split for p in found.pictures if p.split})
     splits = f"splits of the source: {', '.join(named)}" if named else "no splits in the source"
     classes = " and ".join(f"{counts[k]:,} {name}" for k, name in enumerate(found.classes))
-    return f"preparing {classes} ({splits}) at {side} px with {workers} workers into {folder}"
+    return f"preparing {classes} ({splits}) at {side} px with {counted(workers, 'worker')} into {folder}"

@@ -43,7 +43,7 @@ def smoke(stop: Stop | None = None) -> dict[str, float]:
     started = time.monotonic()
     with _one_core(), tempfile.TemporaryDirectory(prefix="twofold-smoke-") as folder:
         root = Path(folder)
-        console.log(f"smoke: the whole job on one CPU core, on {2 * PICTURES:,} pictures that are drawn now; about a minute")
+        console.log(f"smoke: the whole job on one CPU core, on {2 * PICTURES:,} pictures that are drawn now; about half a minute")
         draw(root / "pictures", PICTURES, SIDE)
         figures = _job(root, Stop() if stop is None else stop)
     seconds = time.monotonic() - started
@@ -76,7 +76,7 @@ def _job(root: Path, stop: Stop) -> dict[str, Any]:
         raise ProofError("smoke", f"evaluate says {figures['accuracy']}, train said {second['val_accuracy']}", "")
     lines = list(predict(root / "run", [str(root / "pictures" / "rings")], build(PredictConfig, {"format": "csv"}), stop))
     rings = sum(line.split(",")[1] == "rings" for line in lines[1:])
-    console.log(f"smoke: predict calls {rings:,} of {len(lines) - 1:,} rings rings")
+    console.log(f"smoke: predict finds {rings:,} of {len(lines) - 1:,} rings")
     return figures
 
 
