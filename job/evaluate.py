@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import heapq
 import tempfile
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,8 @@ def evaluate(run: Path, config: EvaluateConfig, stop: Stop | None = None) -> dic
     """Measure a run.
 
     Returns:
-        The figures of the contract's section 6, and `chose_model`: whether the split chose the model.
+        The figures by name; `chose_model` says whether the split chose the model, `learnt` on how many of the
+        pictures it was trained.
 
     Raises:
         UserError: no such run, split or source, or classes that the model does not know.
@@ -35,41 +37,58 @@ def evaluate(run: Path, config: EvaluateConfig, stop: Stop | None = None) -> dic
     """
     stop = Stop() if stop is None else stop
     trained = Trained(run, config.work.workers)
-    data, asked = config.source.data, config.judge.split
-    own = data_folder(trained.config)
-    originals: dict[str, bytes] = {}
+    data, own = config.source.data, data_folder(trained.config)
     with tempfile.TemporaryDirectory(prefix="twofold-") as scratch:
         if not data or manifest.exists(Path(data)) or manifest.unfinished(Path(data)):
             folder = Path(data) if data else own
-            split = asked or ("test" if data else "validation")
-            total, items = _from_shards(folder, split, trained.classes)
+            pictures = _from_shards(folder, config.judge.split or ("test" if data else "validation"), trained.classes)
+            chose = pictures.split == "validation" and folder.absolute() == own.absolute()
         else:
-            if asked:
+            if config.judge.split:
                 raise UserError("--split", f"{data} is a source, not shards", "leave it out, or prepare the source")
-            folder, split = Path(data), "source"
-            total, items = _from_source(data, Path(scratch), trained, originals)
-        what = f"{total:,} pictures of {data or own} ({split})"
+            pictures, chose = _from_source(data, Path(scratch), trained), False
+        learnt = _learnt(own) if data else frozenset()
+        what = f"{pictures.total:,} pictures of {data or own} ({pictures.split})"
         console.log(f"judging {what} by step {trained.step:,} of {run}" + ("" if trained.finished else ", which is not finished"))
         labels, logits, mistakes, compared = [], [], _Mistakes(), []
-        with console.progress("judging", total, "images") as bar:
-            for judged in trained.judge(items):
+        with console.progress("judging", pictures.total, "images") as bar:
+            for judged in trained.judge(pictures.items):
                 stop.check()
                 labels.append(judged.label)
                 logits.append(judged.logit)
                 mistakes.add(judged)
-                if judged.key in originals:
-                    compared.append((originals.pop(judged.key), float(probability(judged.logit))))
+                if judged.key in pictures.originals:
+                    compared.append((pictures.originals.pop(judged.key), float(probability(judged.logit))))
                 bar.advance()
     if not labels:
         raise UserError(data, "none of its pictures decodes", "give JPEG, PNG or WebP files")
     if compared and (run / export.NAME).exists():
         console.log("model.keras resizes the originals at once, without the stored JPEG between: " + export.apart(run, compared))
-    mistakes.draw(run / "report" / f"mistakes-{split}.png", trained.classes, what)
-    chose = split == "validation" and folder.absolute() == own.absolute()
-    return {**asdict(measure(labels, logits)), "split": split, "positive": trained.classes[1], "chose_model": chose}
+    mistakes.draw(run / "report" / f"mistakes-{pictures.split}.png", trained.classes, what)
+    figures = asdict(measure(labels, logits)) | {"split": pictures.split, "positive": trained.classes[1]}
+    return figures | {"chose_model": chose, "learnt": sum(sha256 in learnt for sha256 in pictures.sha256)}
 
 
-def _from_shards(folder: Path, split: str, classes: tuple[str, str]) -> tuple[int, Iterator[Item]]:
+@dataclass
+class _Pictures:
+    """The pictures to judge. While `items` streams, `sha256` gathers their hashes, and `originals` a few whole files."""
+
+    split: str
+    total: int
+    items: Iterator[Item]
+    sha256: list[str]
+    originals: dict[str, bytes]
+
+
+def _learnt(own: Path) -> frozenset[str]:
+    """The hashes of the pictures that the run learnt from, where its shards are still there."""
+    if not manifest.exists(own):
+        return frozenset()
+    reader = Reader(own, manifest.read(own).split("train", own).shards)
+    return frozenset(reader[number].sha256 for number in range(len(reader)))
+
+
+def _from_shards(folder: Path, split: str, classes: tuple[str, str]) -> _Pictures:
     shards = manifest.read(folder)
     same = [layout.same_class(a) == layout.same_class(b) for a, b in zip(shards.classes, classes, strict=True)]
     if not all(same):
@@ -78,25 +97,29 @@ def _from_shards(folder: Path, split: str, classes: tuple[str, str]) -> tuple[in
     chosen = tuple(shard for name in names for shard in shards.split(name, folder).shards)
     manifest.verify(folder, chosen)
     reader = Reader(folder, chosen)
+    sha256: list[str] = []
 
     def items() -> Iterator[Item]:
         for number in range(len(reader)):
             record = reader[number]
+            sha256.append(record.sha256)
             yield Item(record.key, record.label, record.image)
 
-    return len(reader), items()
+    return _Pictures(split, len(reader), items(), sha256, {})
 
 
-def _from_source(text: str, scratch: Path, trained: Trained, originals: dict[str, bytes]) -> tuple[int, Iterator[Item]]:
-    """The pictures of a source; some of their files, evenly spread, are left in `originals`."""
+def _from_source(text: str, scratch: Path, trained: Trained) -> _Pictures:
     source = open_source(text, scratch)
     found = layout.find(source.entries(), text, classes=trained.classes)
     labels = {picture.name: picture.label for picture in found.pictures}
     if found.unlabelled:
         console.log(f"left out: {len(found.unlabelled):,} pictures without a class, such as {found.unlabelled[0]}")
+    sha256: list[str] = []
+    originals: dict[str, bytes] = {}
 
     def pictures() -> Iterator[tuple[str, bytes]]:
         for number, (name, data) in enumerate(item for item in source.read() if item[0] in labels):
+            sha256.append(hashlib.sha256(data).hexdigest())
             if number % -(-len(labels) // COMPARED) == 0:
                 originals[name] = data
             yield name, data
@@ -108,7 +131,7 @@ def _from_source(text: str, scratch: Path, trained: Trained, originals: dict[str
             else:
                 yield Item(name, labels[name], jpeg)
 
-    return len(labels), items()
+    return _Pictures("source", len(labels), items(), sha256, originals)
 
 
 class _Mistakes:
@@ -153,6 +176,8 @@ def words(figures: dict[str, Any], classes: tuple[str, str]) -> str:
     (tn, fp), (fn, tp) = figures["confusion"]
     width = max(len(c) for c in classes) + 2
     note = " (this split chose the model: the figures flatter it)" if figures["chose_model"] else ""
+    if figures["learnt"]:
+        note = f" (it learnt from {figures['learnt']:,} of them: the figures flatter it)"
     return "\n".join(
         (
             f"split              {figures['split']}, {figures['images']:,} pictures{note}",

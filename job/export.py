@@ -35,4 +35,4 @@ def apart(folder: Path, judged: Iterable[tuple[bytes, float]]) -> str:
     """
     model = keras.models.load_model(folder / NAME, safe_mode=True)
     gaps = [abs(float(model(pixels.decode(data)[None])[0, 0]) - probability) for data, probability in judged]
-    return f"its probabilities differ from ours by {np.max(gaps):.1g} at most, {np.mean(gaps):.1g} on average, over {len(gaps)} pictures"
+    return f"its probabilities differ from ours by {np.max(gaps):.2g} at most, {np.mean(gaps):.2g} on average, over {len(gaps)} pictures"

@@ -61,6 +61,14 @@ def test_a_source_and_its_shards_give_identical_probabilities(run: Path, origina
     assert a["log_loss"] == pytest.approx(b["log_loss"], abs=1e-12)
 
 
+def test_pictures_that_the_model_learnt_from_are_counted(run: Path, shards: Path, drawn: Path) -> None:
+    trained, asked = (_evaluate(run, data=str(shards), split=split) for split in ("train", "test"))
+    assert (trained["learnt"], asked["learnt"]) == (trained["images"], 0)
+    source = _evaluate(run, data=str(drawn))
+    assert (source["images"], source["learnt"]) == (120, trained["images"])
+    assert f"it learnt from {trained['images']} of them: the figures flatter it" in words(source, ("crosses", "rings"))
+
+
 def test_a_split_that_is_not_there_names_those_that_are(run: Path, shards: Path) -> None:
     assert _evaluate(run, data=str(shards))["split"] == "test"
     with pytest.raises(UserError, match="has no split nonsense; it has train, validation, test"):
