@@ -227,10 +227,11 @@ def _place(picture: audit.Examined) -> float:
 
 
 def _divide(kept: list[audit.Examined], val: float, test: float) -> dict[str, list[audit.Examined]]:
+    """Validation from the low end of the hashes and test from the high end, so neither share moves the other's pictures."""
     splits: dict[str, list[audit.Examined]] = {name: [] for name in manifest.SPLITS}
     for picture in sorted(kept, key=lambda p: p.sha256):
         place = _place(picture)
-        cut = "test" if place < test else "validation" if place < test + val else "train"
+        cut = "validation" if place < val else "test" if place >= 1 - test else "train"
         splits[picture.split if picture.split in ("test", "validation") else cut].append(picture)
     return splits
 
