@@ -196,6 +196,15 @@ def test_old_pictures_stay_in_their_split_when_new_ones_come(tmp_path: Path) -> 
     assert set(before.values()) == {"train", "validation", "test"}
 
 
+def test_a_test_split_leaves_the_validation_split_as_it_is(tmp_path: Path) -> None:
+    pets = _pets(tmp_path / "pets", 40)
+    _prepare(pets, tmp_path / "without", val=0.3, test=0)
+    _prepare(pets, tmp_path / "with", val=0.3, test=0.3)
+    without, having = ({name: {r.key for r in rs} for name, rs in _records(tmp_path / out).items()} for out in ("without", "with"))
+    assert having["validation"] == without["validation"]
+    assert having["train"] | having["test"] == without["train"]
+
+
 def test_the_shares_of_the_splits_are_about_those_asked_for(tmp_path: Path) -> None:
     found = _prepare(_pets(tmp_path / "pets", 200), tmp_path / "out", val=0.2, test=0.1)
     assert 0.14 < found.splits["validation"].records / 400 < 0.26
