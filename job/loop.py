@@ -54,7 +54,7 @@ class Loop:
             self.inference = Inference(models.build(config.model, self.seed), self.distribution)
         self.step = Step(config, self.network, self.distribution, self.class_weights)
         self.record: dict[str, Any] = dict(
-            step=0, epoch=0, seconds=0.0, loss=0.0, right=0.0, seen=0, best=None, best_step=None, stale=0,
+            step=0, epoch=0, seconds=0.0, epoch_began=0.0, loss=0.0, right=0.0, seen=0, best=None, best_step=None, stale=0,
             fingerprint=shards.fingerprint,
         )  # fmt: skip
         self._pending: deque[tuple[int, float, Any]] = deque()
@@ -215,14 +215,14 @@ class Loop:
         entry = dict(
             epoch=epoch, train_loss=record["loss"] / seen, train_accuracy=record["right"] / seen,
             learning_rate=schedules.learning_rate(self.config, max(0, record["step"] - 1), self.steps),
-            images_per_second=round(self.images / max(seconds - record["seconds"], 1e-9), 1), seconds=round(seconds, 3),
+            images_per_second=round(self.images / max(seconds - record["epoch_began"], 1e-9), 1), seconds=round(seconds, 3),
             **{f"val_{name}": value for name, value in figures.items()},
         )  # fmt: skip
         self.books.add("epoch", record["step"], **entry)
         score = figures[self.config.schedule.monitor]
         score = float("-inf") if score is None else score * (1 if self.config.schedule.monitor in RISING else -1)
         better = record["best"] is None or score > record["best"]
-        record |= dict(epoch=epoch, loss=0.0, right=0.0, seen=0, stale=0 if better else record["stale"] + 1, seconds=seconds)
+        record |= dict(epoch=epoch, epoch_began=seconds, loss=0.0, right=0.0, seen=0, stale=0 if better else record["stale"] + 1)
         if better:
             record |= dict(best=score, best_step=record["step"], best_figures=figures)
         self._save()

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from job import checkpoint, records
+from job import checkpoint, manifest, records
 from job.config import Config
 from job.console import Stop
 from job.errors import UserError
@@ -65,6 +65,13 @@ def test_the_records_say_each_step_and_epoch_once(run: Path) -> None:
     board = EventAccumulator(str(run / "tensorboard")).Reload()
     assert [e.step for e in board.Scalars("step/loss")] == steps
     assert (run / "curves.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_an_epochs_rate_does_not_depend_on_the_checkpoints_within_it(shards: Path, tmp_path: Path) -> None:
+    images = manifest.read(shards).splits["train"].records
+    train(small(shards, tmp_path / "run", save_every=1e-9))
+    first, second = (r for r in records.read_metrics(tmp_path / "run") if r["kind"] == "epoch")
+    assert second["images_per_second"] == pytest.approx(images / (second["seconds"] - first["seconds"]), rel=0.01)
 
 
 def test_a_killed_run_is_cut_back_to_its_checkpoint(shards: Path, run: Path, tmp_path: Path) -> None:
