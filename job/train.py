@@ -147,7 +147,7 @@ def _show_augmented(loop: Loop, path: Path) -> Summary:
         noise = order.noise(loop.seed, turn, len(numbers), augment.COLUMNS)
         changed, mixed = augment.augment(images, labels, noise, loop.config.augment, size)
         shown += list(np.clip(np.rint(changed.numpy()), 0, 255).astype(np.uint8))
-        titles += [_title(float(label), loop.manifest.classes) for label in mixed.numpy()]
+        titles += [_title(float(label), loop.manifest.classes) for label in np.asarray(mixed)]
     strength = loop.config.augment.augment
     curves.sheet(shown, titles, path, f"--augment {strength:g} at {size} px", columns=len(numbers))
     console.log(f"wrote {path}")

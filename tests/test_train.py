@@ -274,9 +274,10 @@ def test_dry_run_prints_the_plan_and_leaves_no_run(shards: Path, tmp_path: Path,
     assert not list((tmp_path / "run").iterdir())
 
 
-def test_show_augment_writes_a_sheet_and_stops(shards: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("strength", [0.5, 1.0])  # without MixUp and with
+def test_show_augment_writes_a_sheet_and_stops(shards: Path, tmp_path: Path, strength: float) -> None:
     sheet = tmp_path / "sheet.png"
-    train(small(shards, tmp_path / "run", augment=1.0, show_augment=str(sheet)))
+    train(small(shards, tmp_path / "run", augment=strength, show_augment=str(sheet)))
     assert sheet.read_bytes()[:4] == b"\x89PNG"
     assert not (tmp_path / "run").exists()
 
