@@ -1,4 +1,4 @@
-"""From photographs to shards: the same bytes always, what is set aside, what survives a kill."""
+"""From photographs to shards: the same bytes always, what is set aside, what splits hold."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import json
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import zipfile
@@ -23,30 +22,20 @@ import pytest
 from job import manifest, storage
 from job.cli import main
 from job.config import PrepareConfig
-from job.console import Stop
-from job.errors import Interrupted, MachineError, UserError
+from job.errors import MachineError, UserError
 from job.options import build
 from job.prepare import prepare
 from job.shards import Reader, Record
+from tests.preparing import bytes_of, prepared
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def _prepare(source: Path | list[str], out: Path, stop: Stop | None = None, **values: Any) -> manifest.Manifest:
-    sources = source if isinstance(source, list) else [str(source)]
-    return prepare(sources, build(PrepareConfig, {"side": 40, "workers": 2, "val": 0.25, "test": 0.15, **values, "out": str(out)}), stop)
-
-
 def _refused(source: Path, out: Path, **values: Any) -> str:
     with pytest.raises(UserError) as caught:
-        _prepare(source, out, **values)
+        prepared(source, out, **values)
     assert caught.value.code == 2
     return str(caught.value)
-
-
-def _bytes(out: Path) -> dict[str, str]:
-    """Every file of a data set by its hash; the lock names the process, so it is left out."""
-    return {p.relative_to(out).as_posix(): storage.sha256_of(p) for p in sorted(out.rglob("*")) if p.is_file() and p.name != ".lock"}
 
 
 def _records(out: Path) -> dict[str, list[Record]]:
@@ -104,18 +93,18 @@ def test_what_a_data_set_holds(shards: Path, drawn: Path) -> None:
 
 def test_the_same_bytes_for_one_worker_four_workers_and_a_zip(drawn: Path, shards: Path, tmp_path: Path) -> None:
     one, four = tmp_path / "one", tmp_path / "four"
-    _prepare(drawn, one, workers=1)
-    _prepare(drawn, four, workers=4)
-    assert _bytes(one) == _bytes(four) == _bytes(shards)
+    prepared(drawn, one, workers=1)
+    prepared(drawn, four, workers=4)
+    assert bytes_of(one) == bytes_of(four) == bytes_of(shards)
     with zipfile.ZipFile(tmp_path / "drawn.zip", "w") as archive:
         for path in sorted(drawn.rglob("*.jpg"), reverse=True):  # another order
             archive.write(path, path.relative_to(drawn).as_posix())
-    packed = _prepare(tmp_path / "drawn.zip", tmp_path / "packed")
+    packed = prepared(tmp_path / "drawn.zip", tmp_path / "packed")
     assert packed.fingerprint == manifest.read(shards).fingerprint
 
 
 def test_fewer_pictures_than_shards_give_a_shard_each(tmp_path: Path) -> None:
-    found = _prepare(_pets(tmp_path / "pets", 5), tmp_path / "out", val=0, test=0)
+    found = prepared(_pets(tmp_path / "pets", 5), tmp_path / "out", val=0, test=0)
     assert [shard.records for shard in found.splits["train"].shards] == [1] * 10
     assert list(found.splits) == ["train"]
 
@@ -155,7 +144,7 @@ def test_one_copy_is_kept_of_each_picture(tmp_path: Path) -> None:
         "train/dogs/b.png": in_train,
     }.items():  # fmt: skip
         (source / name).write_bytes(data)
-    found = _prepare(source, tmp_path / "out", max_bad=0)
+    found = prepared(source, tmp_path / "out", max_bad=0)
     assert _aside(tmp_path / "out") == {
         "train/cats/a.png": "a copy of test/cats/0.png",
         "val/cats/a.png": "a copy of test/cats/0.png",
@@ -176,7 +165,7 @@ def hash_seed(*words: object) -> int:
 def test_a_picture_under_both_labels_is_set_aside_on_both_sides(tmp_path: Path) -> None:
     pets = _pets(tmp_path / "pets", 6)
     shutil.copy(pets / "cats" / "0.png", pets / "dogs" / "cat.png")
-    found = _prepare(pets, tmp_path / "out", val=0, test=0, max_bad=0)
+    found = prepared(pets, tmp_path / "out", val=0, test=0, max_bad=0)
     assert found.splits["train"].classes == (5, 6)
     assert _aside(tmp_path / "out") == {
         "cats/0.png": "the same picture stands under the other class as dogs/cat.png",
@@ -186,9 +175,9 @@ def test_a_picture_under_both_labels_is_set_aside_on_both_sides(tmp_path: Path) 
 
 def test_old_pictures_stay_in_their_split_when_new_ones_come(tmp_path: Path) -> None:
     pets = _pets(tmp_path / "pets", 40)
-    _prepare(pets, tmp_path / "before")
+    prepared(pets, tmp_path / "before")
     _pets(pets, 30, first=100)
-    _prepare(pets, tmp_path / "after")
+    prepared(pets, tmp_path / "after")
     before, after = ({r.key: name for name, records in _records(tmp_path / out).items() for r in records} for out in ("before", "after"))
     assert len(before) == 80
     assert len(after) == 140
@@ -198,15 +187,15 @@ def test_old_pictures_stay_in_their_split_when_new_ones_come(tmp_path: Path) -> 
 
 def test_a_test_split_leaves_the_validation_split_as_it_is(tmp_path: Path) -> None:
     pets = _pets(tmp_path / "pets", 40)
-    _prepare(pets, tmp_path / "without", val=0.3, test=0)
-    _prepare(pets, tmp_path / "with", val=0.3, test=0.3)
+    prepared(pets, tmp_path / "without", val=0.3, test=0)
+    prepared(pets, tmp_path / "with", val=0.3, test=0.3)
     without, having = ({name: {r.key for r in rs} for name, rs in _records(tmp_path / out).items()} for out in ("without", "with"))
     assert having["validation"] == without["validation"]
     assert having["train"] | having["test"] == without["train"]
 
 
 def test_the_shares_of_the_splits_are_about_those_asked_for(tmp_path: Path) -> None:
-    found = _prepare(_pets(tmp_path / "pets", 200), tmp_path / "out", val=0.2, test=0.1)
+    found = prepared(_pets(tmp_path / "pets", 200), tmp_path / "out", val=0.2, test=0.1)
     assert 0.14 < found.splits["validation"].records / 400 < 0.26
     assert 0.06 < found.splits["test"].records / 400 < 0.14
 
@@ -217,7 +206,7 @@ def test_splits_of_the_source_are_kept_and_the_missing_one_is_cut_from_train(tmp
         for n, kind in enumerate(("cats", "dogs")):
             _draw(source / "training_set" / kind / f"{k}.png", 4 * k + n)
             _draw(source / "test_set" / kind / f"{k}.png", 4 * k + n + 2)
-    _prepare(source, tmp_path / "out", val=0.2, test=0.5)
+    prepared(source, tmp_path / "out", val=0.2, test=0.5)
     records = _records(tmp_path / "out")
     assert {r.key for r in records["test"]} == {p.relative_to(source).as_posix() for p in (source / "test_set").rglob("*.png")}
     assert all(r.key.startswith("training_set/") for name in ("train", "validation") for r in records[name])
@@ -234,7 +223,7 @@ def test_the_value_proposed_for_an_empty_class_works(flag: str, other: dict[str,
     lines = []
     for _ in range(3):  # the other split may lack a class too, and is proposed for in its turn
         try:
-            found = _prepare(pets, tmp_path / "out", **values)
+            found = prepared(pets, tmp_path / "out", **values)
         except UserError as error:
             lines.append(str(error))
             match = re.fullmatch(
@@ -262,119 +251,22 @@ def test_too_few_pictures_and_an_empty_class_in_a_split_of_the_source(tmp_path: 
 
 def test_a_finished_folder_says_so_and_is_not_touched(shards: Path, drawn: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = {path: (path.stat().st_mtime_ns, path.stat().st_ino) for path in shards.rglob("*") if path.name != ".lock"}
-    assert _prepare(drawn, shards) == manifest.read(shards)
+    assert prepared(drawn, shards) == manifest.read(shards)
     assert capsys.readouterr().out == f"{shards} was prepared before: nothing to do\n"
     assert {path: (path.stat().st_mtime_ns, path.stat().st_ino) for path in shards.rglob("*") if path.name != ".lock"} == before
 
 
 def test_other_settings_are_refused(shards: Path, drawn: Path, tmp_path: Path) -> None:
-    before = _bytes(shards)
+    before = bytes_of(shards)
     fix = "; name another --out, or delete the folder"
     assert _refused(drawn, shards, side=48) == f"{shards}: holds a data set prepared with side = 40, not 48" + fix
     assert _refused(drawn, shards, positive="crosses") == f"{shards}: holds a data set prepared with positive = '', not 'crosses'" + fix
     assert "prepared with sources = " in _refused(tmp_path, shards)
-    assert _bytes(shards) == before
+    assert bytes_of(shards) == before
 
 
 def test_the_number_of_workers_is_no_setting(shards: Path, drawn: Path) -> None:
-    assert _prepare(drawn, shards, workers=7) == manifest.read(shards)
-
-
-def test_a_stop_is_taken_and_the_same_call_goes_on_to_the_same_bytes(drawn: Path, shards: Path, tmp_path: Path) -> None:
-    out, stop = tmp_path / "out", Stop()
-    stop.set()
-    with pytest.raises(Interrupted):
-        _prepare(drawn, out, stop)
-    assert manifest.unfinished(out)
-    with pytest.raises(UserError, match="this data set is unfinished; run the same twofold prepare again"):
-        manifest.read(out)
-    _prepare(drawn, out)
-    assert _bytes(out) == _bytes(shards)
-
-
-def test_a_stop_while_shards_are_written(drawn: Path, shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from job import shards as shards_module
-
-    out, stop, write = tmp_path / "out", Stop(), shards_module.write
-
-    def stopping(folder: Path, name: str, records: Any) -> manifest.Shard:
-        if name.startswith("train-00005"):
-            stop.set()
-        return write(folder, name, records)
-
-    monkeypatch.setattr(shards_module, "write", stopping)
-    with pytest.raises(Interrupted):
-        _prepare(drawn, out, stop)
-    assert (out / "train-00004-of-00016.tfrecord").exists()
-    assert manifest.unfinished(out)
-    _prepare(drawn, out)
-    assert _bytes(out) == _bytes(shards)
-
-
-_SLOWED = """
-import sys
-from job import shards
-from job.cli import main
-from job.sources.folder import Folder
-
-def hang():
-    print("reached", flush=True)
-    sys.stdin.read()
-
-read, write = Folder.read, shards.write
-def slow_read(self):
-    for number, item in enumerate(read(self)):
-        if number == 70:
-            hang()
-        yield item
-def slow_write(folder, name, records):
-    if name.startswith("train-00007"):
-        records = list(records)
-        def cut():
-            yield records[0]
-            hang()
-        return write(folder, name, cut())
-    return write(folder, name, records)
-if sys.argv[1] == "reading":
-    Folder.read = slow_read
-elif sys.argv[1] == "writing":
-    shards.write = slow_write
-else:
-    from job import manifest
-    manifest.write = lambda *_: hang()
-main(sys.argv[2:])
-"""
-
-
-@pytest.mark.parametrize("phase", ["reading", "writing", "committing"])
-def test_killed_and_started_again_gives_the_same_bytes(phase: str, drawn: Path, shards: Path, tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    argv = ["prepare", str(drawn), "--out", str(out), "--side", "40", "--val", "0.25", "--test", "0.15", "--workers", "2", "--quiet"]
-    with subprocess.Popen(
-        [sys.executable, "-c", _SLOWED, phase, *argv], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    ) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == b"reached\n"
-        with pytest.raises(UserError, match=f"is in use by process {process.pid} on "):
-            _prepare(drawn, out)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-    assert not (out / "manifest.json").exists()
-    assert manifest.unfinished(out)
-    with pytest.raises(UserError, match="this data set is unfinished; run the same twofold prepare again"):
-        manifest.read(out)
-    _prepare(drawn, out)
-    assert _bytes(out) == _bytes(shards)
-
-
-def test_what_a_killed_prepare_with_other_settings_left_is_cleared_and_nothing_else(drawn: Path, shards: Path, tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    out.mkdir()
-    for name in ("train-00016-of-00017.tfrecord", "train-00016-of-00017.index.npy"):
-        (out / name).write_bytes(b"left behind")
-    (out / "mine.tfrecord").write_bytes(b"the user's own")
-    _prepare(drawn, out)
-    assert _bytes(out) == {**_bytes(shards), "mine.tfrecord": hashlib.sha256(b"the user's own").hexdigest()}
+    assert prepared(drawn, shards, workers=7) == manifest.read(shards)
 
 
 _WATCHED = """
@@ -423,7 +315,7 @@ def test_nothing_is_written_outside_out(drawn: Path, tmp_path: Path) -> None:
 
 def test_several_sources_make_one_data_set(tmp_path: Path) -> None:
     one, two = _pets(tmp_path / "one", 10), _pets(tmp_path / "two", 10, first=50)
-    _prepare([str(one), str(two)], tmp_path / "out", val=0, test=0, positive="cat")
+    prepared([str(one), str(two)], tmp_path / "out", val=0, test=0, positive="cat")
     keys = {record.key for record in _records(tmp_path / "out")["train"]}
     assert len(keys) == 40
     assert {"one/cats/0.png", "two/dogs/55.png"} <= keys
@@ -432,7 +324,7 @@ def test_several_sources_make_one_data_set(tmp_path: Path) -> None:
 
 def test_class_folders_given_one_by_one(tmp_path: Path) -> None:
     pets = _pets(tmp_path / "pets", 10)
-    found = _prepare([str(pets / "cats"), str(pets / "dogs")], tmp_path / "out", val=0, test=0)
+    found = prepared([str(pets / "cats"), str(pets / "dogs")], tmp_path / "out", val=0, test=0)
     assert found.classes == ("cats", "dogs")
     assert found.splits["train"].classes == (10, 10)
 
@@ -441,7 +333,7 @@ def test_unlabelled_pictures_are_counted_in_the_log(tmp_path: Path, capsys: pyte
     pets = _pets(tmp_path / "pets" / "train", 10).parent
     for k in range(3):
         _draw(pets / "test1" / f"{k}.png", 5000 + k)
-    found = _prepare(pets, tmp_path / "out", val=0, test=0)
+    found = prepared(pets, tmp_path / "out", val=0, test=0)
     assert "left out: 3 pictures without a class, such as test1/0.png\n" in capsys.readouterr().out
     assert {name: split.records for name, split in found.splits.items()} == {"train": 20}
 
@@ -450,7 +342,7 @@ def test_a_csv_decides_labels_and_splits(tmp_path: Path) -> None:
     pets = _pets(tmp_path / "pets", 6)
     rows = [f"pets/{kind}/{k}.png,{kind[:3]},{'test' if k < 2 else 'train'}" for kind in ("cats", "dogs") for k in range(6)]
     (tmp_path / "list.csv").write_text("\n".join(["path,label,split", *rows]) + "\n")
-    found = _prepare(tmp_path / "list.csv", tmp_path / "out", val=0)
+    found = prepared(tmp_path / "list.csv", tmp_path / "out", val=0)
     assert found.classes == ("cat", "dog")
     assert {name: split.classes for name, split in found.splits.items()} == {"train": (4, 4), "test": (2, 2)}
     assert pets.exists()
@@ -462,7 +354,7 @@ def test_a_full_disk_is_seen_before_shards_are_written(drawn: Path, tmp_path: Pa
 
     monkeypatch.setattr(storage.shutil, "disk_usage", lambda _: Usage)
     with pytest.raises(MachineError, match=r"the shards would take about .* kB, the disk has 1\.0 kB free"):
-        _prepare(drawn, tmp_path / "out")
+        prepared(drawn, tmp_path / "out")
     assert list((tmp_path / "out").glob("*.tfrecord")) == []
 
 
@@ -474,7 +366,7 @@ def test_no_source_and_no_out(drawn: Path) -> None:
 
 
 def test_a_thousand_real_photographs(originals: Path, tmp_path: Path) -> None:
-    found = _prepare(originals, tmp_path / "out", side=64, val=0.1, test=0)
+    found = prepared(originals, tmp_path / "out", side=64, val=0.1, test=0)
     assert found.classes == ("cat", "dog")
     assert sum(split.records for split in found.splits.values()) == 1000
     assert len(found.splits["train"].shards) == 16
