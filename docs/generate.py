@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from job.config import Augment, Config, strengths
+from job.config import Augment, SweepConfig, strengths
 from job.options import knobs
 
 PAGE = Path(__file__).with_name("configuration.md")
@@ -21,7 +21,7 @@ def page() -> str:
         "*result* shape the weights: a resumed run keeps them (precision, replicas and threads may be changed by flag).",
     ]
     table = ""
-    for knob in knobs(Config):
+    for knob in knobs(SweepConfig):
         if knob.table != table:
             table = knob.table
             lines += ["", f"## [{table}]", "", "| knob | default | unit | meaning | |", "|---|---|---|---|---|"]

@@ -36,7 +36,7 @@ class Checkpoint:
 def save(folder: Path, checkpoint: Checkpoint) -> int:
     """Write a checkpoint; returns its bytes."""
     storage.make_folder(folder)
-    target = folder / _name(checkpoint.step)
+    target = path(folder, checkpoint.step)
     temporary = folder / f".{target.name}.tmp"
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
@@ -54,12 +54,12 @@ def save(folder: Path, checkpoint: Checkpoint) -> int:
     os.rename(temporary, target)
     storage.sync_folder(folder)
     shutil.rmtree(replaced, ignore_errors=True)
-    return sum(path.stat().st_size for path in target.iterdir())
+    return sum(file.stat().st_size for file in target.iterdir())
 
 
 def steps(folder: Path) -> list[int]:
     """The steps that have a checkpoint, newest first."""
-    found = [int(path.name[5:]) for path in folder.glob("step-*") if path.name[5:].isdigit()]
+    found = [int(place.name[5:]) for place in folder.glob("step-*") if place.name[5:].isdigit()]
     return sorted(found, reverse=True)
 
 
@@ -69,18 +69,18 @@ def load(folder: Path, step: int) -> Checkpoint:
     Raises:
         UserError: it is damaged.
     """
-    path = folder / _name(step)
+    place = path(folder, step)
     try:
-        document = json.loads((path / "checkpoint.json").read_text(encoding="utf-8"))
+        document = json.loads((place / "checkpoint.json").read_text(encoding="utf-8"))
         if document["format"] != FORMAT or document["version"] != VERSION:
             raise ValueError(f"version {document['version']} instead of {VERSION}")
-        if storage.sha256_of(path / "state.npz") != document["sha256"]:
+        if storage.sha256_of(place / "state.npz") != document["sha256"]:
             raise ValueError("its hash differs")
-        with np.load(path / "state.npz", allow_pickle=False) as state:
+        with np.load(place / "state.npz", allow_pickle=False) as state:
             arrays = {name: state[name] for name in state.files}
         return Checkpoint(step, arrays, document["record"])
     except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
-        raise UserError(str(path), f"the checkpoint is damaged ({error})", "use another one, or a new --out") from None
+        raise UserError(str(place), f"the checkpoint is damaged ({error})", "use another one, or a new --out") from None
 
 
 def newest(folder: Path) -> Checkpoint | None:
@@ -104,8 +104,9 @@ def prune(folder: Path, keep: Collection[int]) -> None:
     """Delete the checkpoints of other steps."""
     for step in steps(folder):
         if step not in keep:
-            shutil.rmtree(folder / _name(step))
+            shutil.rmtree(path(folder, step))
 
 
-def _name(step: int) -> str:
-    return f"step-{step:08d}"
+def path(folder: Path, step: int) -> Path:
+    """The folder of a step's checkpoint."""
+    return folder / f"step-{step:08d}"

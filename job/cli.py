@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from job import __version__
-from job.config import Config, EvaluateConfig, FeaturesConfig, PredictConfig, PrepareConfig
+from job.config import Config, EvaluateConfig, FeaturesConfig, Output, PredictConfig, PrepareConfig, SmokeConfig, SweepConfig
 from job.console import Stop, console, signals
 from job.errors import DONE, INTERRUPTED, MACHINE, Interrupted, JobError, UserError, from_os_error
 from job.options import Knob, build, convert, knobs, nearest, read_environment, read_toml, replace
@@ -53,9 +53,14 @@ def _train(config: Config, arguments: argparse.Namespace, given: set[str], stop:
         return UserError.code
     if not config.output.out:
         raise UserError("--out", "no run folder given", "add --out RUN")
-    if config.source.data:
-        _prepare_source(config, folder, stop)
     with _tensorflow_lines_to(folder):
+        if config.machine.gpus not in ("auto", "none"):  # before an hour of preparing, not after
+            from job import devices
+
+            devices.select(config.machine.gpus, devices.present())
+        shards = _shards(config, folder, stop)
+        if config.feed.cache:
+            config = replace(config, data=shards)
         from job.train import train
 
         summary = train(config, given=given, stop=stop)
@@ -66,23 +71,39 @@ def _train(config: Config, arguments: argparse.Namespace, given: set[str], stop:
     return DONE
 
 
-def _prepare_source(config: Config, folder: Path, stop: Stop) -> None:
-    """Prepare what `--data` names into the run folder, once; shards are left as they are."""
+def _sweep(config: SweepConfig, arguments: argparse.Namespace, given: set[str], stop: Stop) -> int:
+    if not config.source.data:
+        raise UserError("--data", "no photographs given", "add --data, shards or any source that twofold train takes")
+    if not config.output.out:
+        raise UserError("--out", "no folder given for the sweep", "add --out SWEEP")
+    with _tensorflow_lines_to(Path(config.output.out)):
+        shards = _shards(config, Path(config.output.out), stop)
+        from tuning.sweep import sweep
+
+        sweep(replace(config, data=shards), arguments.fixed, stop)
+    return DONE
+
+
+def _shards(config: Config | SweepConfig, folder: Path, stop: Stop) -> str:
+    """Where the shards of `--data` are: what is a source is prepared, once, into the cache or the run folder."""
     from job import manifest
 
     data = Path(config.source.data)
-    if manifest.exists(data):
-        return
+    if not config.source.data or manifest.exists(data):
+        return config.source.data
     if manifest.unfinished(data):
         manifest.read(data)  # words the error
-    from job.prepare import prepare
+    from job.prepare import key, prepare
 
-    if (folder / "config.toml").exists():
+    options = config.prepare
+    if isinstance(config, Config) and (folder / "config.toml").exists():
         from job.resume import merge
 
-        config = merge(folder, config, {"data"})
-    own = PrepareConfig(prepare=config.prepare, output=replace(config, out=str(folder / "data")).output, work=config.work)
-    prepare([config.source.data], own, stop)
+        options = merge(folder, config, {"data"}).prepare
+    cache = config.feed.cache
+    out = Path(cache) / f"shards-{key([config.source.data], options)}" if cache else folder / "data"
+    prepare([config.source.data], PrepareConfig(prepare=options, output=Output(out=str(out)), work=config.work), stop)
+    return str(out)
 
 
 def _evaluate(config: EvaluateConfig, arguments: argparse.Namespace, given: set[str], stop: Stop) -> int:
@@ -124,11 +145,6 @@ def _smoke(config: Any, arguments: argparse.Namespace, given: set[str], stop: St
     return DONE
 
 
-@dataclass(frozen=True)
-class _Nothing:
-    """The options of a command that has none."""
-
-
 COMMANDS = {
     "prepare": Command(
         PrepareConfig,
@@ -136,6 +152,7 @@ COMMANDS = {
         "turn photographs into TFRecord shards with a manifest", _prepare,
     ),
     "train": Command(Config, (), "train, validate, and write the run folder; go on with a run that was stopped", _train),
+    "sweep": Command(SweepConfig, (), "search dropout, filters, augmentation and any other knob, over the very same job", _sweep),
     "evaluate": Command(
         EvaluateConfig, (("run", "1", "the run folder"),), "exact figures of a run, and its most confident mistakes", _evaluate,
         stdout_is_result=True,
@@ -148,7 +165,7 @@ COMMANDS = {
         FeaturesConfig, (("run", "1", "the run folder"), ("image", "1", "a picture")),
         "how the network sees a picture", _features, stdout_is_result=True,
     ),
-    "smoke": Command(_Nothing, (), "the whole job on one CPU core, on drawn pictures, in under a minute", _smoke),
+    "smoke": Command(SmokeConfig, (), "the whole job on one CPU core, on drawn pictures, in under a minute", _smoke),
 }  # fmt: skip
 
 
@@ -177,7 +194,7 @@ def _main(argv: list[str]) -> int:
     except KeyboardInterrupt:
         return INTERRUPTED
     except MemoryError:
-        return _fail("memory: it does not suffice; use a smaller --batch, --size or --cache", MACHINE)
+        return _fail("memory: it does not suffice; use a smaller --batch, --size or --memory", MACHINE)
     except OSError as error:
         if isinstance(error, BrokenPipeError):
             raise
@@ -205,7 +222,7 @@ def _dispatch(argv: list[str]) -> int:
         raise UserError(argv[0], "unknown command", nearest(argv[0], COMMANDS))
     command = COMMANDS[argv[0]]
     arguments, config, given = read(argv[0], argv[1:], os.environ)
-    console.quiet = arguments.quiet
+    console.quiet, console.json = arguments.quiet, config.log.log_format == "json"
     if command.stdout_is_result:
         console.to_stderr = True
     stop = Stop()
@@ -215,6 +232,8 @@ def _dispatch(argv: list[str]) -> int:
 
 def read(name: str, argv: Sequence[str], environ: Any) -> tuple[argparse.Namespace, Any, set[str]]:
     """Positional arguments, configuration, and the names of the knobs given, by flag, variable or file.
+
+    Those given by flag or variable alone stand in the arguments too, as `fixed`.
 
     Raises:
         UserError: anything unknown or of the wrong type.
@@ -233,11 +252,12 @@ def read(name: str, argv: Sequence[str], environ: Any) -> tuple[argparse.Namespa
         raise UserError(unknown[0], f"is one argument too many for twofold {name}", "see --help")
     everywhere = {k.name for c in COMMANDS.values() for k in knobs(c.tree)}
     values: dict[str, Any] = {}
-    if getattr(arguments, "config", None):
+    if arguments.config:
         values |= read_toml(Path(arguments.config), command.tree)
-    values |= read_environment(environ, command.tree, everywhere)
-    values |= {k.name: convert(k, raw, k.flag) for k in own if (raw := getattr(arguments, f"knob_{k.name}")) is not None}
-    return arguments, build(command.tree, values) if own else None, set(values)
+    fixed = read_environment(environ, command.tree, everywhere)
+    fixed |= {k.name: convert(k, raw, k.flag) for k in own if (raw := getattr(arguments, f"knob_{k.name}")) is not None}
+    arguments.fixed = set(fixed)
+    return arguments, build(command.tree, values | fixed), {*values, *fixed}
 
 
 _SHAPES = {"1": "{}", "*": "{}..."}
@@ -265,10 +285,7 @@ def _parser(name: str, command: Command) -> _Parser:
             groups[knob.table] = parser.add_argument_group(f"[{knob.table}]")
         _add(groups[knob.table], knob)
     general = parser.add_argument_group("general")
-    if knobs(command.tree):
-        general.add_argument(
-            "--config", metavar="FILE.toml", help="read options from the tables of a file; flags and TWOFOLD_ variables win"
-        )
+    general.add_argument("--config", metavar="FILE.toml", help="read options from the tables of a file; flags and TWOFOLD_ variables win")
     general.add_argument("--quiet", action="store_true", help="no log lines on the terminal")
     return parser
 

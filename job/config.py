@@ -154,14 +154,22 @@ class Work:
 class Feed:
     """How pictures reach the device."""
 
-    cache: float | None = option(None, "memory for decoded pictures", unit="GiB", auto="half of what is free", low=0)
+    memory: float | None = option(None, "memory for decoded pictures", unit="GiB", auto="half of what is free", low=0)
+    cache: str = option("", "folder for what can be made again: shards prepared from --data; empty takes the run folder", metavar="DIR")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Log:
+    """What is said while it runs."""
+
+    log_format: str = option("plain", "form of the log lines: for people, or one JSON object each", choices=("plain", "json"))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Output:
     """Where the result goes."""
 
-    out: str = option("", "folder of the run (train) or of the shards (prepare); the picture to write (features)", metavar="PATH")
+    out: str = option("", "folder of the run (train), shards (prepare) or sweep; the picture to write (features)", metavar="PATH")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -189,6 +197,45 @@ class Config:
     feed: Feed = Feed()
     work: Work = Work()
     run: Run = Run()
+    log: Log = Log()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sweep:
+    """How configurations are searched."""
+
+    trials: int = option(50, "configurations tried, the starting one among them; rows of trials.csv", low=2)
+    engine: str = option("ray", "what proposes and stops trials", choices=("ray", "keras-tuner"))
+    search: str | None = option(
+        None, "how: tpe and random are Ray's, under ASHA; hyperband, bayesian and random are KerasTuner's",
+        auto="tpe (ray), hyperband (keras-tuner)", choices=("tpe", "random", "hyperband", "bayesian"),
+    )  # fmt: skip
+    space: str = option("", "fields and their ranges; empty takes the space that comes with twofold", metavar="FILE.toml")
+    first_rung: int = option(1, "epochs before trials are first compared (ASHA)", low=1)
+    reduction: int = option(3, "one trial in so many passes a rung, which is then so much longer (ASHA, Hyperband)", low=2, high=16)
+    time_budget: str = option("", "stop after so long, as 90m or 2h; a later start goes on", metavar="TIME")
+    concurrent: int | None = option(None, "trials at once", auto="as many as cores and GPUs allow (ray), 1 (keras-tuner)", low=1)
+    gpus_per_trial: float | None = option(None, "GPUs a trial, or a share of one (ray)", auto="1 where there are GPUs, else 0", low=0)
+    cpus_per_trial: int | None = option(None, "cores a trial, which are its --threads", auto="1 (ray), all (keras-tuner)", low=1)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SweepConfig:
+    """`twofold sweep`: the configuration that all trials start from, and how others are searched."""
+
+    source: Source = Source()
+    output: Output = Output()
+    sweep: Sweep = Sweep()
+    prepare: Prepare = Prepare()
+    model: Model = Model()
+    augment: Augment = Augment()
+    optimizer: Optimizer = Optimizer()
+    schedule: Schedule = Schedule()
+    machine: Machine = Machine()
+    feed: Feed = Feed()
+    work: Work = Work()
+    run: Run = Run()
+    log: Log = Log()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -198,6 +245,7 @@ class PrepareConfig:
     output: Output = Output()
     prepare: Prepare = Prepare()
     work: Work = Work()
+    log: Log = Log()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -215,6 +263,7 @@ class EvaluateConfig:
     source: Source = Source()
     judge: Judge = Judge()
     work: Work = Work()
+    log: Log = Log()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -230,6 +279,7 @@ class PredictConfig:
 
     answer: Answer = Answer()
     work: Work = Work()
+    log: Log = Log()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -237,6 +287,14 @@ class FeaturesConfig:
     """`twofold features`."""
 
     output: Output = Output()
+    log: Log = Log()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SmokeConfig:
+    """`twofold smoke`."""
+
+    log: Log = Log()
 
 
 # The defaults that depend on the model: this table is what `auto` means, and what help prints in words.
@@ -359,3 +417,16 @@ def gpus(text: str) -> str | int | tuple[int, ...]:
     raise UserError(
         "--gpus", f"{text!r} is not a choice of GPUs", f"give auto, all, none, a count or id:0,1 ({nearest(text, ('auto', 'all', 'none'))})"
     )
+
+
+def seconds(text: str) -> float:
+    """Read `--time-budget`: a number with s, m or h; infinity where it is empty."""
+    if not text:
+        return float("inf")
+    try:
+        length = float(text[:-1]) * dict(s=1, m=60, h=3600)[text[-1]]
+    except (KeyError, ValueError):
+        length = 0.0
+    if not 0 < length < float("inf"):
+        raise UserError("--time-budget", f"{text!r} is not a length of time", "give a number with s, m or h, as 90m")
+    return length

@@ -1,18 +1,20 @@
 """What people see while they wait: log lines, progress bars, and the polite stop on a signal.
 
 Lines go to one stream and, once a run folder is known, to its log file too. Bars are drawn on terminals; elsewhere
-a plain line now and then says the same.
+a plain line now and then says the same. For log collectors each line can be a JSON object.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
 from typing import IO, Any
@@ -28,6 +30,7 @@ class Console:
     def __init__(self) -> None:
         self.to_stderr = False
         self.quiet = False
+        self.json = False
         self.file: IO[str] | None = None
         self._bar: Any = None
 
@@ -35,12 +38,26 @@ class Console:
     def stream(self) -> IO[str]:
         return sys.stderr if self.to_stderr else sys.stdout
 
-    def log(self, line: str) -> None:
+    @property
+    def live(self) -> bool:
+        """Whether what is shown may be drawn over: on a terminal, for people."""
+        return not self.quiet and not self.json and self.stream.isatty()
+
+    def worded(self, line: str, **fields: Any) -> str:
+        """A line as the stream takes it: itself, or the JSON object that Google Cloud's collectors and others read."""
+        if not self.json:
+            return line
+        severity = "WARNING" if line.startswith("warning: ") else "INFO"
+        now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        return json.dumps({"time": now, "severity": severity, "message": line, **fields})
+
+    def log(self, line: str, **fields: Any) -> None:
+        """Say a line; `fields` are figures that only the JSON form carries."""
         if not self.quiet:
             if self._bar is not None:
                 self._bar.console.print(line, markup=False, highlight=False, soft_wrap=True)
             else:
-                print(line, file=self.stream, flush=True)
+                print(self.worded(line, **fields), file=self.stream, flush=True)
         if self.file is not None:
             self.file.write(line + "\n")
             self.file.flush()
@@ -58,7 +75,7 @@ class Console:
     @contextmanager
     def progress(self, what: str, total: int, unit: str, done: int = 0) -> Iterator[Progress]:
         """Show how far a long piece of work is, with its rate and the time left."""
-        if self.quiet or self._bar is not None or not self.stream.isatty():
+        if self._bar is not None or not self.live:
             yield Progress(self, what, total, unit, done, None)
             return
         from rich.console import Console as RichConsole
@@ -70,6 +87,19 @@ class Console:
             self._bar = bar
             try:
                 yield Progress(self, what, total, unit, done, bar)
+            finally:
+                self._bar = None
+
+    @contextmanager
+    def drawn(self, what: Any) -> Iterator[None]:
+        """Draw something of Rich's over itself, twice a second, with log lines above; only where that is `live`."""
+        from rich.console import Console as RichConsole
+        from rich.live import Live
+
+        with Live(what, console=RichConsole(file=self.stream), refresh_per_second=2, transient=True) as bar:
+            self._bar = bar
+            try:
+                yield
             finally:
                 self._bar = None
 
@@ -117,10 +147,15 @@ def duration(seconds: float) -> str:
 
 
 class Stop:
-    """Set by a signal or by a caller; work looks at it between two steps."""
+    """Set by a signal or by a caller; work looks at it between two steps.
+
+    `listen` hears the signals again where a library has put handlers of its own in their place; it does nothing
+    where no signals were asked for.
+    """
 
     def __init__(self) -> None:
         self._event = threading.Event()
+        self.listen: Callable[[], None] = lambda: None
 
     def set(self) -> None:
         self._event.set()
@@ -143,12 +178,19 @@ def signals(stop: Stop) -> Iterator[None]:
             os._exit(INTERRUPTED)
         stop.set()
         with suppress(OSError, ValueError):  # print may be under way in this very thread: it can't be entered again
-            os.write(console.stream.fileno(), b"stopping: the step under way is finished and saved\n")
+            os.write(console.stream.fileno(), console.worded("stopping: the step under way is finished and saved").encode() + b"\n")
 
     before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
+
+    def listen() -> None:
+        for number in before:
+            signal.signal(number, handle)
+
+    stop.listen = listen
     try:
         yield
     finally:
+        stop.listen = lambda: None
         for number, handler in before.items():
             signal.signal(number, handler)
 

@@ -15,13 +15,15 @@ from matplotlib.text import Text
 _TRAINING, _VALIDATION, _RATE = "#c25e00", "#0b5fa5", "#555555"
 
 
-def _figure(width: float, height: float) -> Figure:
+def blank(width: float, height: float) -> Figure:
+    """An empty figure, in inches."""
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure
 
 
-def _save(figure: Figure, path: Path) -> None:
+def save(figure: Figure, path: Path) -> None:
+    """Write a figure as PNG, whole or not at all."""
     for text in figure.findobj(Text):  # file names stand in them: dollars, bytes that are no text, any script
         text.set_parse_math(False)
         text.set_text(text.get_text().encode("utf-8", "replace").decode())
@@ -34,7 +36,7 @@ def _save(figure: Figure, path: Path) -> None:
 
 def draw(epochs: Sequence[dict[str, Any]], path: Path) -> None:
     """Loss, accuracy and learning rate over the epochs, training beside validation."""
-    figure = _figure(12, 3.6)
+    figure = blank(12, 3.6)
     axes = figure.subplots(1, 3)
     at = [record["epoch"] for record in epochs]
     for axis, name, title in ((axes[0], "loss", "loss"), (axes[1], "accuracy", "accuracy")):
@@ -55,20 +57,20 @@ def draw(epochs: Sequence[dict[str, Any]], path: Path) -> None:
         axis.xaxis.get_major_locator().set_params(integer=True)
         for side in ("top", "right"):
             axis.spines[side].set_visible(False)
-    _save(figure, path)
+    save(figure, path)
 
 
 def sheet(images: Sequence[Any], titles: Sequence[str], path: Path, heading: str, columns: int = 8) -> None:
     """A contact sheet of pictures, uint8 [height, width, 3] each, with a line above each."""
     rows = max(1, -(-len(images) // columns))
-    figure = _figure(1.6 * columns, 1.85 * rows + 0.5)
+    figure = blank(1.6 * columns, 1.85 * rows + 0.5)
     figure.suptitle(heading, fontsize=11)
     for axis in figure.subplots(rows, columns, squeeze=False).flat:
         axis.axis("off")
     for axis, image, title in zip(figure.axes, images, titles, strict=False):
         axis.imshow(np.asarray(image))
         axis.set_title(title, fontsize=7)
-    _save(figure, path)
+    save(figure, path)
 
 
 def features(picture: Any, filters: Any, stages: Sequence[tuple[str, Any]], path: Path, heading: str) -> None:
@@ -80,7 +82,7 @@ def features(picture: Any, filters: Any, stages: Sequence[tuple[str, Any]], path
         stages: name and maps, float32 [height, width, n], of each stage.
     """
     shown = 12
-    figure = _figure(1.1 * (shown + 1), 1.25 * (3 + len(stages)) + 0.4)
+    figure = blank(1.1 * (shown + 1), 1.25 * (3 + len(stages)) + 0.4)
     figure.suptitle(heading, fontsize=11)
     grid = figure.add_gridspec(3 + len(stages), shown + 1)
     whole = figure.add_subplot(grid[0:3, 0:3])
@@ -104,4 +106,4 @@ def features(picture: Any, filters: Any, stages: Sequence[tuple[str, Any]], path
             axis.axis("off")
             if column == 0:
                 axis.set_title(f"{name}: {maps.shape[0]}x{maps.shape[1]}, strongest of {maps.shape[2]} maps", fontsize=8, loc="left")
-    _save(figure, path)
+    save(figure, path)

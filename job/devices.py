@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from job import cgroup
 from job.config import Config, gpus
 from job.errors import MachineError, UserError
 
@@ -19,13 +20,8 @@ from job.errors import MachineError, UserError
 def cores() -> int:
     """The cores that this process may use: its affinity, within the cgroup's quota."""
     count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-        if quota != "max":
-            count = min(count, max(1, round(int(quota) / int(period))))
-    except (OSError, ValueError):
-        pass
-    return count
+    quota = cgroup.cores()
+    return count if quota is None else min(count, max(1, round(quota)))
 
 
 def free_memory() -> int:
@@ -34,13 +30,10 @@ def free_memory() -> int:
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
         free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
-        limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
-        if limit != "max":
-            used = int(Path("/sys/fs/cgroup/memory.current").read_text())
-            free = min(free, max(0, int(limit) - used))
     except (OSError, ValueError, StopIteration):
         pass
-    return free
+    left = cgroup.free_memory()
+    return free if left is None else min(free, left)
 
 
 @dataclass(frozen=True)
@@ -66,7 +59,11 @@ def select(text: str, present: Sequence[Gpu]) -> list[Gpu]:
     there = f"this machine has {len(present)}" if present else "TensorFlow sees none on this machine"
     if choice == "all":
         if not present:
-            raise MachineError("--gpus all", there, "use --gpus none for the CPU, or check the driver and the gpu extra")
+            raise MachineError(
+                "--gpus all", there,
+                "use --gpus none for the CPU, or check the driver and the gpu extra; "
+                "in a container --gpus all stands before the image's name too (docker run --gpus all IMAGE train --gpus all)",
+            )  # fmt: skip
         return list(present)
     if isinstance(choice, int):
         if choice > len(present):
@@ -123,14 +120,17 @@ def batch_share(batch: int, replicas: int) -> int:
 
 @dataclass(frozen=True)
 class Devices:
-    """What a run uses: the GPUs, or none for the CPU."""
+    """What a run uses: the GPUs, or none for the CPU. `asked` is what `--gpus` said."""
 
     gpus: list[Gpu]
     precision_reason: str
+    asked: str
 
     @property
     def words(self) -> str:
-        return ", ".join(gpu.model for gpu in self.gpus) if self.gpus else "CPU"
+        if self.gpus:
+            return ", ".join(gpu.model for gpu in self.gpus)
+        return "CPU (no GPU found)" if self.asked == "auto" else "CPU"
 
 
 def set_up(config: Config) -> tuple[Config, Devices]:
@@ -149,7 +149,7 @@ def set_up(config: Config) -> tuple[Config, Devices]:
         choose_precision("bfloat16", [], "", onednn=False)
     import tensorflow as tf
 
-    chosen = select(machine.gpus, _present(tf))
+    chosen = select(machine.gpus, present())
     replicas = machine.replicas or max(1, len(chosen))
     if chosen and len(chosen) < replicas:
         raise MachineError(
@@ -166,10 +166,13 @@ def set_up(config: Config) -> tuple[Config, Devices]:
         config, replicas=replicas, precision=precision, threads=threads, deterministic=deterministic,
         workers=config.work.workers or cores(),
     )  # fmt: skip
-    return config, Devices(chosen, reason)
+    return config, Devices(chosen, reason, machine.gpus)
 
 
-def _present(tf: Any) -> list[Gpu]:
+def present() -> list[Gpu]:
+    """The GPUs that TensorFlow sees."""
+    import tensorflow as tf
+
     found = []
     for device in tf.config.list_physical_devices("GPU"):
         details = tf.config.experimental.get_device_details(device)

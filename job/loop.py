@@ -49,6 +49,7 @@ class Loop:
         self.validation = feed.Squares(Reader(data, validation.shards), size, workers, validation_room)
         self.pictures = feed.Squares(Reader(data, train.shards), _source_square(config, shards), workers, room - validation_room)
         self.distribution = strategy.build(chosen.gpus, int(config.machine.replicas or 1))
+        stop.listen()  # TensorFlow may have put a handler of its own in place of ours
         with self.distribution.scope():
             self.network = models.build(config.model, self.seed, config.machine.precision)
             self.inference = Inference(models.build(config.model, self.seed), self.distribution)
@@ -244,7 +245,8 @@ class Loop:
             f"epoch {epoch}/{epochs}: loss {entry['train_loss']:.4f}, accuracy {entry['train_accuracy']:.4f}; "
             f"validation log loss {entry['val_log_loss']:.4f}, accuracy {entry['val_accuracy']:.4f} "
             f"({entry['val_accuracy_low']:.4f} to {entry['val_accuracy_high']:.4f}){', best' if better else ''}; "
-            f"{entry['images_per_second']:,.0f} images/s" + (f", about {duration(left)} left" if epoch < epochs else "")
+            f"{entry['images_per_second']:,.0f} images/s" + (f", about {duration(left)} left" if epoch < epochs else ""),
+            **entry,
         )
 
     def _save(self) -> None:
@@ -299,8 +301,8 @@ def _source_square(config: Config, shards: manifest.Manifest) -> int:
 
 def _cache_bytes(config: Config) -> int:
     free = devices.free_memory()
-    if config.feed.cache is None:
+    if config.feed.memory is None:
         return free // 2
-    if config.feed.cache * 2**30 > free:
-        raise MachineError("--cache", f"{config.feed.cache:g} GiB asked for, {free / 2**30:.1f} GiB are free", "give less")
-    return int(config.feed.cache * 2**30)
+    if config.feed.memory * 2**30 > free:
+        raise MachineError("--memory", f"{config.feed.memory:g} GiB asked for, {free / 2**30:.1f} GiB are free", "give less")
+    return int(config.feed.memory * 2**30)

@@ -8,6 +8,7 @@ writes the shards in the order of that hash, so the bytes depend on the pictures
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 import shutil
 import time
@@ -18,7 +19,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from job import audit, layout, manifest, pixels, shards, storage
-from job.config import PrepareConfig
+from job.config import Prepare, PrepareConfig
 from job.console import Stop, console, counted, duration
 from job.devices import cores
 from job.errors import UserError
@@ -50,7 +51,7 @@ def prepare(sources: Sequence[str], config: PrepareConfig, stop: Stop | None = N
         raise UserError("prepare", "no source given", "name a folder, an archive, kaggle:owner/dataset or https://...")
     if not config.output.out:
         raise UserError("--out", "no folder given for the shards", "add --out DIR")
-    settings = _settings(sources, config)
+    settings = _settings(sources, config.prepare)
     if manifest.exists(folder):
         return _finished(folder, settings)
     storage.make_folder(folder)
@@ -65,8 +66,12 @@ def prepare(sources: Sequence[str], config: PrepareConfig, stop: Stop | None = N
         return made
 
 
-def _settings(sources: Sequence[str], config: PrepareConfig) -> dict[str, Any]:
-    prepare = config.prepare
+def key(sources: Sequence[str], options: Prepare) -> str:
+    """A short name of what `prepare` would make of these sources, for a cache that holds several data sets."""
+    return hashlib.sha256(json.dumps(_settings(sources, options), sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _settings(sources: Sequence[str], prepare: Prepare) -> dict[str, Any]:
     names = [s if ":" in s else str(Path(s).absolute()) for s in sources]
     return dict(
         sources=names, side=prepare.side, val=prepare.val, test=prepare.test, positive=prepare.positive,

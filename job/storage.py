@@ -20,6 +20,10 @@ from typing import Any
 from job.errors import MachineError, UserError
 
 
+class InUse(UserError):
+    """Another process holds the folder."""
+
+
 def write_atomic(path: Path, content: bytes | str) -> None:
     """Write a file so that a reader, or a crash, meets the old content or the new, never a part."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -99,7 +103,7 @@ def only_writer(folder: Path) -> Iterator[None]:
                 raise
             file.seek(0)
             holder = file.read().strip() or "another process"
-            raise UserError(str(folder), f"is in use by {holder}", "wait for it, stop it, or name another --out") from None
+            raise InUse(str(folder), f"is in use by {holder}", "wait for it, stop it, or name another --out") from None
         file.seek(0)
         file.truncate()
         file.write(f"process {os.getpid()} on {socket.gethostname()}")

@@ -51,6 +51,7 @@ def train(
 
     Raises:
         UserError, MachineError: see `job/errors.py`.
+        Interrupted: `stop` was set before the first step of this start.
     """
     if not config.output.out:
         raise UserError("--out", "no run folder given", "add --out RUN")
@@ -78,6 +79,7 @@ def train(
         if latest is None:
             manifest.verify(shards_folder, tuple(s for n in ("train", "validation") for s in shards.splits[n].shards))
         config, chosen = devices.set_up(config)
+        stop.check()  # what is not begun needs no saving
         loop = Loop(config, chosen, folder, shards_folder, shards, stop)
         records.write_config(folder, config)
         records.write_environment(folder, config, chosen)

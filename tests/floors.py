@@ -6,7 +6,7 @@ from __future__ import annotations
 FLOORS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("the words for what goes wrong", ("job.errors",)),
     ("tools that know nothing of photographs of two classes", (
-        "job.console", "job.curves", "job.metrics", "job.options", "job.order", "job.pixels", "job.pool", "job.storage",
+        "job.cgroup", "job.console", "job.curves", "job.metrics", "job.options", "job.order", "job.pixels", "job.pool", "job.storage",
     )),
     ("the configuration, sources, and files with a form", ("job.audit", "job.checkpoint", "job.config", "job.manifest", "job.sources")),
     ("the parts of a job", (

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -83,10 +85,38 @@ def test_mistakes_in_a_file_and_in_the_environment(tmp_path: Path, shards: Path)
 def test_gpus_that_are_not_there_leave_with_69_and_no_run(shards: Path, tmp_path: Path) -> None:
     done = _twofold("train", "--data", shards, "--out", tmp_path / "run", "--gpus", "all", *QUICK)
     expected = (
-        "twofold: --gpus all: TensorFlow sees none on this machine; use --gpus none for the CPU, or check the driver and the gpu extra\n"
+        "twofold: --gpus all: TensorFlow sees none on this machine; use --gpus none for the CPU, or check the driver and the gpu extra; "
+        "in a container --gpus all stands before the image's name too (docker run --gpus all IMAGE train --gpus all)\n"
     )
     assert (done.returncode, done.stderr) == (69, expected)
     assert not (tmp_path / "run" / "config.toml").exists()
+
+
+def test_gpus_are_missed_before_a_source_is_prepared(drawn: Path, tmp_path: Path) -> None:
+    done = _twofold("train", "--data", drawn, "--out", tmp_path / "run", "--gpus", "1", *QUICK)
+    assert (done.returncode, done.stdout) == (69, "")
+    assert done.stderr == "twofold: --gpus 1: TensorFlow sees none on this machine; use --gpus none\n"
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_source_is_prepared_into_the_cache_and_its_log_is_json(drawn: Path, tmp_path: Path) -> None:
+    run, cache = tmp_path / "run", tmp_path / "cache"
+    command = ("train", "--data", drawn, "--out", run, "--cache", cache, "--val=0.3", "--side=40", "--log-format=json", *QUICK)
+    done = _twofold(*command)
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    assert {line["severity"] for line in lines} == {"INFO"}
+    (epoch,) = [line for line in lines if "val_log_loss" in line]
+    assert epoch["message"].startswith("epoch 1/1: loss ")
+    assert not (run / "data").exists()
+    (shards,) = cache.iterdir()
+    assert (shards / "manifest.json").exists()
+    for path in shards.iterdir():  # what is in a cache can be made again
+        path.unlink() if path.is_file() else shutil.rmtree(path)
+    again = _twofold(*command, "--stop-after=1", "--quiet")
+    assert (again.returncode, again.stdout, (shards / "manifest.json").exists()) == (0, "", True)
+    other = _twofold("train", "--data", drawn, "--out", tmp_path / "other", "--cache", cache, "--val=0.4", "--side=40", *QUICK)
+    assert (other.returncode, len(list(cache.iterdir()))) == (0, 2)
 
 
 def test_a_batch_that_does_not_divide_names_the_nearest(shards: Path, tmp_path: Path) -> None:

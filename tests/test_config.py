@@ -59,7 +59,7 @@ def test_what_is_given_is_kept_even_where_it_is_zero() -> None:
 def test_nothing_but_what_the_machine_decides_stays_auto() -> None:
     for model in ("residual", "classic"):
         left = {name for name, value in _resolved(model=model).items() if value is None}
-        assert left == {"replicas", "precision", "deterministic", "threads", "workers", "cache"}
+        assert left == {"replicas", "precision", "deterministic", "threads", "workers", "memory"}
 
 
 @settings(deadline=None, max_examples=50)

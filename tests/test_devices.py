@@ -27,7 +27,9 @@ def test_select(text: str, present: list[Gpu], wanted: list[Gpu]) -> None:
 @pytest.mark.parametrize(
     ("text", "present", "line"),
     [
-        ("all", [], "--gpus all: TensorFlow sees none on this machine; use --gpus none for the CPU, or check the driver and the gpu extra"),
+        ("all", [],
+            "--gpus all: TensorFlow sees none on this machine; use --gpus none for the CPU, or check the driver and the gpu extra; in a "
+            "container --gpus all stands before the image's name too (docker run --gpus all IMAGE train --gpus all)"),
         ("1", [], "--gpus 1: TensorFlow sees none on this machine; use --gpus none"),
         ("3", TWO, "--gpus 3: this machine has 2; use --gpus all"),
         ("id:5", TWO, "--gpus id:5: this machine has 2, so there is no number 5; count from 0"),

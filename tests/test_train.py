@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from job import checkpoint, manifest, records
+from job import checkpoint, manifest, records, strategy
 from job.config import Config
 from job.console import Stop
-from job.errors import UserError
+from job.errors import Interrupted, UserError
 from job.options import read_toml
 from job.train import train
 from tests.conftest import SMALL, small
@@ -34,13 +34,35 @@ def _figures(run: Path) -> list[dict[str, Any]]:
     return [{k: v for k, v in r.items() if k not in timed} for r in records.read_metrics(run)]
 
 
+class _AfterAStep(Stop):
+    """Set as soon as training has looked whether to begin."""
+
+    def check(self) -> None:
+        super().check()
+        self.set()
+
+
+def test_a_stop_before_the_first_step_leaves_no_checkpoint(shards: Path, tmp_path: Path) -> None:
+    stop = Stop()
+    stop.set()
+    with pytest.raises(Interrupted):
+        train(small(shards, tmp_path / "run"), stop=stop)
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_the_signals_are_listened_to_again_once_the_strategy_is_built(shards: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    told: list[str] = []
+    build, stop = strategy.build, Stop()
+    monkeypatch.setattr(strategy, "build", lambda *arguments: (told.append("strategy"), build(*arguments))[1])
+    stop.listen = lambda: told.append("signals")
+    train(small(shards, tmp_path / "run", stop_after=1), stop=stop)
+    assert told == ["strategy", "signals"]
+
+
 def test_a_stopped_run_goes_on_exactly(run: Path, shards: Path, tmp_path: Path) -> None:
     """Stopped in the middle of an epoch and at an epoch's end, it ends with the bits of a run that never stopped."""
     out = tmp_path / "run"
-    for epoch in (0, 1):
-        stop = Stop()
-        if epoch == 0:
-            stop.set()  # after the first step
+    for stop in (_AfterAStep(), Stop()):
         summary = train(small(shards, out), on_epoch=lambda entry, stop=stop: stop.set(), stop=stop)
         assert summary["status"] == "interrupted"
         assert records.read_summary(out)["status"] == "interrupted"
