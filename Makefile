@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 UV := $(BIN)/uv
 LOCK := requirements/dev.txt
 
-.PHONY: setup smoke test test-slow check format lock docs
+.PHONY: setup smoke test test-slow test-containers check format lock docs manifests
 
 setup: $(READY)
 
@@ -48,3 +48,7 @@ lock: setup
 
 docs: setup
 	@$(BIN)/python docs/generate.py
+
+# Needs kubectl, but no cluster.
+manifests:
+	@k8s/render.sh
