@@ -1,0 +1,119 @@
+"""The search space: what a file may say, what is refused before anything starts, and what a point means."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from job.config import Config, resolve
+from job.errors import UserError
+from job.options import build, convert, leaves
+from tuning import space
+
+IMAGES = 18_000
+
+
+def _read(tmp_path: Path, text: str, fixed: tuple[str, ...] = (), **base: Any) -> space.Space:
+    file = tmp_path / "space.toml"
+    file.write_text(text + "\n")
+    return space.read(file, build(Config, base), IMAGES, fixed)
+
+
+@pytest.mark.parametrize("base", [{}, {"model": "classic"}, {"optimizer": "sgd"}, {"optimizer": "adamw", "filters": (7, 9)}])
+def test_the_shipped_space_fits_every_model_and_optimizer(base: dict[str, Any]) -> None:
+    found = space.read(None, build(Config, base), IMAGES, ())
+    assert [d.name for d in found.dimensions] == ["dropout", "filters", "depth", "augment", "lr", "weight_decay", "smoothing"]
+    assert (found.dimensions[0].low, found.dimensions[0].high) == (0.0, 0.6)
+
+
+def test_the_default_start_is_a_point_of_the_shipped_space() -> None:
+    found = space.read(None, Config(), IMAGES, ())
+    point = found.start(resolve(Config(), IMAGES))
+    assert point == dict(dropout=0.0, filters=1.0, depth=1, augment=0.5, lr=1.0, weight_decay=0, smoothing=0.1)
+    resolved = leaves(resolve(Config(), IMAGES))
+    assert found.values(point) == {name: resolved[name] for name in point}
+
+
+def test_a_fixed_field_is_not_searched(tmp_path: Path) -> None:
+    text = "dropout = { uniform = [0.0, 0.6] }\ndepth = { integers = [1, 2] }"
+    assert [d.name for d in _read(tmp_path, text, fixed=("dropout", "epochs")).dimensions] == ["depth"]
+    with pytest.raises(UserError, match="names no field that is not fixed by a flag; leave a flag out, or name more fields"):
+        _read(tmp_path, text, fixed=("dropout", "depth"))
+
+
+def test_each_kind_gives_values_of_its_field(tmp_path: Path) -> None:
+    found = _read(
+        tmp_path,
+        "filters = { times = [0.5, 2.0] }\nlr = { times = [0.5, 4.0] }\nbatch = { times = [0.5, 2.0] }\ndepth = { integers = [1, 3] }\n"
+        "optimizer = { choices = ['sgd', 'muon'] }\ntrain_sizes = { choices = [[32, 48, 64], [64, 64, 96]] }\nema = { log = [0.001, 0.9] }",
+    )
+    point = dict(filters=1.3, lr=2.0, batch=0.5, depth=2, optimizer=0, train_sizes=1, ema=0.5)
+    values = dict(filters=(80, 168, 336), lr=0.1, batch=128, depth=2, optimizer="sgd", train_sizes=(64, 64, 96), ema=0.5)
+    assert found.values(point) == values  # type: ignore[arg-type]
+
+
+@given(st.floats(0.5, 2.0), st.lists(st.integers(1, 512), min_size=1, max_size=4))
+@settings(deadline=None, max_examples=60)
+def test_scaled_filters_stay_a_list_of_filters(factor: float, filters: list[int]) -> None:
+    base = build(Config, dict(filters=tuple(filters), size=512, train_sizes=(512,)))
+    dimension = space.Dimension(_knob("filters"), "times", 0.5, 2.0, start=base.model.filters)
+    value = dimension.value(factor)
+    assert convert(_knob("filters"), list(value), "", typed=True) == value
+    assert len(value) == len(filters)
+    assert dimension.value(1.0) == tuple(filters)
+    unit = 8 if all(f % 8 == 0 for f in filters) else 1
+    assert all(abs(v - f * factor) <= unit / 2 or v == unit for v, f in zip(value, filters, strict=True))
+
+
+def _knob(name: str) -> Any:
+    from job.options import knobs
+
+    return next(k for k in knobs(Config) if k.name == name)
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("dropuot = { uniform = [0.0, 0.6] }", "dropuot: unknown field; did you mean dropout?"),
+        ("workers = { integers = [1, 2] }", "workers: can't be searched: it does not shape the weights; take it out"),
+        ("seed = { integers = [1, 2] }", "seed: can't be searched: trials share one seed; take it out"),
+        ("threads = { integers = [1, 2] }", "threads: can't be searched: it is --cpus-per-trial; take it out"),
+        ("dropout = 0.3", "dropout: is not a range; write dropout = { KIND = [...] }, where KIND is one of uniform, log, integers, choices, times"),
+        ("dropout = { between = [0.0, 0.6] }", "dropout: is not a range; write"),
+        ("dropout = { uniform = [0.0] }", "dropout: [0.0] is not [low, high]; give uniform = [low, high]"),
+        ("dropout = { uniform = ['a', 'b'] }", "dropout: ['a', 'b'] are not two numbers; give uniform = [low, high]"),
+        ("dropout = { uniform = [0.6, 0.0] }", "dropout: the range from 0.6 to 0.0 is empty; let the first number be the smaller one"),
+        ("dropout = { uniform = [0.0, 1.5] }", "dropout: 1.5 is above 0.95; give at most 0.95"),
+        ("dropout = { log = [0.0, 0.5] }", "dropout: log needs numbers above 0, not 0.0; raise the first number, or use uniform"),
+        ("dropout = { integers = [0, 1] }", "dropout: integers does not fit --dropout; use uniform, log or times"),
+        ("dropout = { times = [0.5, 2.0] }", "dropout: the starting value is 0.0, and nothing comes of multiplying it; use uniform, log or choices"),
+        ("depth = { uniform = [1, 2] }", "depth: uniform does not fit --depth; use integers or times"),
+        ("depth = { integers = [1.5, 2] }", "depth: [1.5, 2] are not whole numbers; give integers = [low, high]"),
+        ("model = { uniform = [1, 2] }", "model: uniform does not fit --model; use choices"),
+        ("model = { choices = ['classic'] }", "model: ['classic'] is not a list of at least two values; give choices = [..., ...]"),
+        ("model = { choices = ['classic', 'clasic'] }", "model: 'clasic' is not one of classic, residual; did you mean classic?"),
+        ("dropout = { choices = [0.1, 0.1] }", "dropout: names a choice twice; name each once"),
+        ("size = { choices = [16, 96] }\nfilters = { choices = [[8], [8, 8, 8, 8, 8, 8, 8]] }", "does not go with the rest ("),
+        ("dropout = {", " is not valid TOML ("),
+    ],
+)  # fmt: skip
+def test_what_is_refused(tmp_path: Path, text: str, line: str) -> None:
+    with pytest.raises(UserError) as caught:
+        _read(tmp_path, text)
+    assert str(caught.value).startswith(str(tmp_path / "space.toml"))
+    assert line in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"none\.toml: no such file; check the name given to --space"):
+        space.read(tmp_path / "none.toml", Config(), IMAGES, ())
+
+
+def test_a_start_outside_the_space_is_no_point(tmp_path: Path) -> None:
+    found = _read(tmp_path, "dropout = { uniform = [0.1, 0.6] }")
+    assert found.start(resolve(Config(), IMAGES)) is None

@@ -1,0 +1,274 @@
+"""Ray Tune as the engine: ASHA stops trials, Optuna's TPE or chance proposes them, in worker processes that are reused.
+
+Ray keeps nothing that matters: checkpoints are the job's own, and what is known of the trials is in the book, from
+which the sampler and ASHA's rungs are filled again at a later start. `RAY_ADDRESS` names a cluster; without it a
+Ray of our own is started on this machine, and ended.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+from typing import Any
+
+# Read by Ray when it is imported: nothing is sent home, no token file in HOME, no files and handlers of its own
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+os.environ.setdefault("TUNE_DISABLE_STRICT_METRIC_CHECKING", "1")
+os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
+os.environ.setdefault("TUNE_FUNCTION_THREAD_TIMEOUT_S", "120")  # a stopped trial writes its last files before its process is reused
+os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+if "RAY_ADDRESS" not in os.environ:
+    os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+
+import optuna
+import ray
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.trial import TrialState
+from ray import tune
+
+from job.console import Stop
+from job.errors import MachineError
+from tuning import trial
+from tuning.board import Board
+from tuning.book import START, Book, Trial
+from tuning.plan import Halt, Plan
+from tuning.space import Dimension, Point
+
+STORE = 80 << 20  # bytes of Ray's object store, its least: nothing of ours lies there
+
+
+@contextlib.contextmanager
+def cluster(cores: int, stop: Stop) -> Iterator[dict[str, float]]:
+    """Ray's resources while it is up, `CPU` and `GPU`."""
+    logging.getLogger("ray").setLevel(logging.ERROR)
+    quiet: dict[str, Any] = dict(log_to_driver=False, logging_level="ERROR", configure_logging=False)
+    with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            if "RAY_ADDRESS" in os.environ:
+                ray.init(**quiet)
+            else:
+                ray.init(num_cpus=cores, include_dashboard=False, object_store_memory=STORE, _temp_dir=folder, **quiet)
+        except Exception as error:
+            what = str(error).strip().splitlines()[0]
+            raise MachineError("Ray", f"did not start ({what})", "check RAY_ADDRESS and the network") from None
+        stop.listen()  # Ray has put a handler of its own in place of ours
+        try:
+            yield dict(ray.cluster_resources())  # type: ignore[no-untyped-call]
+        finally:
+            ray.shutdown()
+
+
+def search(plan: Plan, book: Book, board: Board, halt: Halt, seed: int, tick: Callable[[], None]) -> None:
+    """Run trials until there are `plan.trials`, or `halt` is set.
+
+    Raises:
+        MachineError: the machine is at fault, such as a full disk.
+    """
+    remaining = len(book.unfinished) + plan.trials - len(book.trials)
+    if remaining <= 0:
+        return
+    mode = "max" if plan.rising else "min"
+    asha = tune.schedulers.ASHAScheduler(
+        time_attr="epoch", max_t=plan.epochs, grace_period=min(plan.first_rung, plan.epochs), reduction_factor=plan.reduction
+    )
+    _fill(asha, plan, book.ended)
+    watcher = _Watcher(book, board, halt, tick)
+
+    def trainable(config: dict[str, Any]) -> None:
+        _run(plan, config["id"], config["point"])
+
+    with tempfile.TemporaryDirectory(prefix="ray-tune-") as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        tuner = tune.Tuner(
+            tune.with_resources(trainable, {"cpu": plan.cpus, "gpu": plan.gpus}),
+            tune_config=tune.TuneConfig(
+                metric="score", mode=mode, num_samples=remaining, max_concurrent_trials=plan.concurrent, scheduler=asha,
+                search_alg=_Searcher(plan, book, halt, _sampler(plan, seed, len(book.trials))), reuse_actors=not plan.fresh,
+            ),
+            run_config=tune.RunConfig(
+                name="sweep", storage_path=folder, verbose=0, callbacks=[watcher], failure_config=tune.FailureConfig(max_failures=0)
+            ),
+        )  # fmt: skip
+        tuner.fit()
+    if watcher.fault:
+        raise watcher.fault
+
+
+def _run(plan: Plan, id: str, point: Point | None) -> None:
+    """A trial in Ray's worker. The starting configuration runs to its end: ASHA hears of it only then."""
+    monitored = f"val_{plan.monitor}"
+    last: dict[str, Any] = {}
+
+    def on_epoch(entry: dict[str, Any]) -> bool:
+        last.update(epoch=entry["epoch"], score=entry[monitored])
+        if entry["epoch"] >= plan.epochs:
+            return False
+        try:
+            tune.report({"epoch": entry["epoch"], "shown": entry[monitored]} if id == START else dict(last))
+        except SystemExit:  # how ASHA's decision arrives
+            return True
+        return False
+
+    outcome = trial.run(plan.config(id, point), on_epoch, Halt(plan.out))
+    if outcome.status == "done":
+        tune.report({**last, "outcome": outcome})
+    elif outcome.status == "stopped":
+        raise SystemExit  # what Ray waits for before it uses this process again
+    else:
+        tune.report({"outcome": outcome})
+
+
+class _Searcher(tune.search.Searcher):
+    """Hands out what an earlier start left unfinished, then the starting configuration, then what Optuna proposes."""
+
+    def __init__(self, plan: Plan, book: Book, halt: Halt, sampler: optuna.samplers.BaseSampler) -> None:
+        super().__init__(metric="score", mode="max" if plan.rising else "min")
+        self._plan, self._book, self._halt = plan, book, halt
+        self._space = {d.name: _distribution(d) for d in plan.space.dimensions}
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        self._study = optuna.create_study(sampler=sampler, direction="maximize" if plan.rising else "minimize")
+        for known in book.ended:
+            self._remember(known)
+        self._left = [t.id for t in book.unfinished]
+        self._asked: dict[str, optuna.Trial] = {}
+
+    def _remember(self, known: Trial) -> None:
+        """Tell Optuna of a trial of an earlier start."""
+        score = self._book.score(known)
+        if known.point is None or score is None:
+            return
+        values = {int(e["epoch"]): float(e[f"val_{self._plan.monitor}"]) for e in known.epochs}
+        states = dict(done=TrialState.COMPLETE, stopped=TrialState.PRUNED, failed=TrialState.FAIL)
+        told = optuna.trial.create_trial(
+            state=states[known.status], value=values[max(values)] if known.status == "done" else None, params=known.point,
+            distributions=self._space, intermediate_values=values,
+        )  # fmt: skip
+        self._study.add_trial(told)
+
+    def suggest(self, trial_id: str) -> Any:
+        if self._halt:
+            return self.FINISHED
+        if not self._book.trials:
+            self._left.append(self._book.begin(START, self._plan.start).id)
+        if not self._left:
+            if self._book.full:
+                return self.FINISHED
+            self._asked[trial_id] = asked = self._study.ask(self._space)
+            known = self._book.begin(self._book.next_id(), dict(asked.params))
+        else:
+            known = self._book.trials[self._left.pop(0)]
+            if known.point is not None:
+                self._study.enqueue_trial(known.point)  # so that the one asked for next is this
+                self._asked[trial_id] = self._study.ask(self._space)
+        return {"id": known.id, "point": known.point}
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        if trial_id in self._asked and "score" in result:
+            self._asked[trial_id].report(result["score"], result["epoch"])
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        asked = self._asked.pop(trial_id, None)
+        if asked is None:
+            return
+        outcome = (result or {}).get("outcome")
+        if error or (outcome is not None and outcome.status != "done"):
+            self._study.tell(asked, state=TrialState.FAIL)
+        elif outcome is None:
+            self._study.tell(asked, state=TrialState.PRUNED)
+        else:
+            assert result is not None
+            self.on_trial_result(trial_id, result)
+            self._study.tell(asked, result["score"])
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # Ray pickles what it runs with, to restore it: the book holds all
+
+    def save(self, checkpoint_path: str) -> None:
+        """The book holds all."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """The book holds all."""
+
+
+class _Watcher(tune.Callback):
+    """Writes down what Ray says of the trials."""
+
+    def __init__(self, book: Book, board: Board, halt: Halt, tick: Callable[[], None]) -> None:
+        self._book, self._board, self._halt, self._tick = book, board, halt, tick
+        self.fault: MachineError | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+    def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        self._tick()
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        id = trial.config["id"]
+        self._book.begin(id, trial.config["point"])
+        self._board.begin(id)
+
+    def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any) -> None:
+        if "epoch" in result:
+            entry = {"epoch": result["epoch"], f"val_{self._book.plan.monitor}": result.get("score", result.get("shown"))}
+            self._board.epoch(trial.config["id"], entry)
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self._end(trial, trial.last_result.get("outcome") or _STOPPED)
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self._end(trial, _death(trial))
+
+    def _end(self, theirs: Any, outcome: trial.Outcome) -> None:
+        id = theirs.config["id"]
+        if outcome.status == "fault":
+            self.fault = MachineError("sweep", f"trial {id}: {outcome.reason}", "")
+            self._halt.set()
+        self._book.end(id, outcome)
+        self._board.end(id)
+
+
+_STOPPED = trial.Outcome("stopped")
+
+
+def _death(theirs: Any) -> trial.Outcome:
+    error = theirs.get_pickled_error()
+    if "OutOfMemory" in type(error).__name__:
+        return trial.Outcome("failed", "out of memory: Ray ended its process")
+    if isinstance(error, ray.exceptions.RayActorError):
+        return trial.Outcome("failed", "its process was killed, perhaps for memory")
+    return trial.Outcome("failed", str(error).strip().splitlines()[-1][:300] if error else "unknown")
+
+
+def _fill(asha: Any, plan: Plan, ended: list[Trial]) -> None:
+    """Put the scores of an earlier start on ASHA's rungs, so that new trials are compared with them."""
+    sign = 1.0 if plan.rising else -1.0
+    for bracket in asha._brackets:  # there is no public way in
+        for known in ended:
+            for entry in known.epochs if known.id != START else []:
+                value = entry[f"val_{plan.monitor}"]
+                if value is not None and entry["epoch"] < plan.epochs:
+                    bracket.on_result(SimpleNamespace(trial_id=f"earlier-{known.id}"), entry["epoch"], sign * value)
+
+
+def _sampler(plan: Plan, seed: int, begun: int) -> optuna.samplers.BaseSampler:
+    """A sampler whose draws differ at a later start, which would else propose the first ones again."""
+    if plan.search == "random":
+        return optuna.samplers.RandomSampler(seed=seed + begun)
+    return optuna.samplers.TPESampler(seed=seed + begun, n_startup_trials=max(4, min(10, plan.trials // 4)), constant_liar=True)
+
+
+def _distribution(dimension: Dimension) -> BaseDistribution:
+    if dimension.kind == "choices":
+        return CategoricalDistribution(range(len(dimension.choices)))
+    if dimension.kind == "integers":
+        return IntDistribution(int(dimension.low), int(dimension.high))
+    return FloatDistribution(dimension.low, dimension.high, log=dimension.is_log)

@@ -1,0 +1,94 @@
+"""What a sweep is: its space, its starting configuration, and what each trial may use. Passed whole to the workers."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from job.config import RISING, Config
+from job.console import Stop
+from job.options import replace
+from tuning.space import Point, Space
+
+HALT = ".halt"  # in the sweep's folder, while running trials are asked to save and leave
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A sweep.
+
+    `base` is the starting configuration with `source.data` the shards, absolute; `start` is its point, None where it
+    lies outside the space. `gpus` and `cpus` are a trial's; `memory` GiB for its decoded pictures.
+    """
+
+    out: Path
+    base: Config
+    space: Space
+    start: Point | None
+    trials: int
+    search: str
+    first_rung: int
+    reduction: int
+    concurrent: int
+    gpus: float
+    cpus: int
+    memory: float | None
+
+    @property
+    def epochs(self) -> int:
+        return self.base.schedule.epochs
+
+    @property
+    def monitor(self) -> str:
+        return self.base.schedule.monitor
+
+    @property
+    def rising(self) -> bool:
+        """Whether more of the monitored figure is better."""
+        return self.monitor in RISING
+
+    @property
+    def fresh(self) -> bool:
+        """Whether each trial needs a process of its own: TensorFlow allows one MirroredStrategy a process."""
+        return self.gpus > 1 or (self.base.machine.replicas or 1) > 1
+
+    def folder(self, trial: str) -> Path:
+        return self.out / "trials" / trial
+
+    def searched(self, point: Point | None) -> Config:
+        """The configuration at a point, as a user would write it; without one, the starting configuration."""
+        return cast(Config, replace(self.base, **self.space.values(point or {})))
+
+    def config(self, trial: str, point: Point | None, until: int = 0) -> Config:
+        """A trial's configuration on its share of the machine, up to an epoch; 0 is to the end."""
+        gpus = "none" if not self.gpus else "all" if self.gpus < 1 else str(int(self.gpus))
+        share: dict[str, Any] = dict(threads=self.cpus, workers=self.cpus, gpus=gpus, memory=self.memory)
+        if self.gpus >= 1:
+            share["replicas"] = int(self.gpus)
+        stop_after = until if until < self.epochs else 0
+        return cast(Config, replace(self.searched(point), **share, out=str(self.folder(trial)), stop_after=stop_after))
+
+
+class Halt(Stop):
+    """A stop that crosses processes and machines: a file in the sweep's folder, looked for twice a second."""
+
+    def __init__(self, out: Path) -> None:
+        super().__init__()
+        self._path, self._next = out / HALT, 0.0
+
+    def set(self) -> None:
+        self._path.touch()
+        super().set()
+
+    def clear(self) -> None:
+        """Forget what an earlier start was asked."""
+        self._path.unlink(missing_ok=True)
+
+    def __bool__(self) -> bool:
+        if not super().__bool__() and time.monotonic() >= self._next:
+            self._next = time.monotonic() + 0.5
+            if self._path.exists():
+                super().set()
+        return super().__bool__()

@@ -1,0 +1,199 @@
+"""`twofold sweep`: many configurations of the ordinary training job, and the best of them. The main flow.
+
+Both engines do the same three things: propose a point of the space, run the job there, and stop it early or not. All
+else is here: what is checked before anything starts, the book, the board, and what is left behind.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from job import devices, manifest, order, storage
+from job.config import Config, SweepConfig, resolve, seconds
+from job.console import Stop, console, counted, duration
+from job.errors import Interrupted, MachineError, UserError
+from job.options import build, knobs, leaves
+from tuning import report, space
+from tuning.board import Board
+from tuning.book import START, Book
+from tuning.plan import Halt, Plan
+
+SEARCHES = {"ray": ("tpe", "random"), "keras-tuner": ("hyperband", "bayesian", "random")}
+
+
+def sweep(config: SweepConfig, fixed: Collection[str] = (), stop: Stop | None = None) -> Book:
+    """Search, or go on with a search that was cut off, or find it done.
+
+    Args:
+        config: as the user gave it; `source.data` is a folder of shards.
+        fixed: the fields of training that are the same for all trials.
+        stop: set it, and running trials are saved.
+
+    Raises:
+        UserError, MachineError: see `job/errors.py`.
+        Interrupted: `stop` was set; the same call goes on.
+    """
+    stop = Stop() if stop is None else stop
+    base, data = _base(config)
+    shards = manifest.read(data)
+    images = shards.split("train", data).records
+    shards.split("validation", data)
+    searched = space.read(Path(config.sweep.space) if config.sweep.space else None, base, images, fixed)
+    search = _search(config)
+    budget = seconds(config.sweep.time_budget)
+    out = Path(base.output.out)
+    _require_engine(config.sweep.engine)
+    storage.make_folder(out)
+    with storage.only_writer(out), console.copy_to(out / "log.txt"):
+        with _engine(config, stop) as (engine, cores, gpus):
+            plan = Plan(
+                out=out, base=base, space=searched, start=searched.start(resolve(base, images)), trials=config.sweep.trials, search=search,
+                first_rung=config.sweep.first_rung, reduction=config.sweep.reduction, **_shares(config, base, cores, gpus),
+            )  # fmt: skip
+            book = Book(plan, _settings(plan, config, shards.fingerprint), changed=report.write)
+            until = time.monotonic() + budget
+            halt = Halt(out)
+            halt.clear()
+            board = Board(book, until)
+            _announce(plan, book, config, shards)
+
+            def tick() -> None:
+                if not halt and (stop or time.monotonic() > until):
+                    halt.set()
+                board.tick()
+
+            try:
+                with board.shown():
+                    engine(plan, book, board, halt, order.derive(base.schedule.seed, "sampler") % 2**31, tick)
+            finally:
+                halt.clear()
+        book.settle()
+        report.write(book)
+        report.draw(book)
+        if stop:
+            raise Interrupted
+        _tell(book, time.monotonic() > until)
+        return book
+
+
+def _base(config: SweepConfig) -> tuple[Config, Path]:
+    """The starting configuration, with absolute folders, and the shards."""
+    if not config.output.out:
+        raise UserError("--out", "no folder given for the sweep", "add --out SWEEP")
+    for flag, given in (
+        ("--dry-run", config.run.dry_run),
+        ("--show-augment", config.run.show_augment),
+        ("--stop-after", config.schedule.stop_after),
+    ):
+        if given:
+            raise UserError(flag, "is for one run, not for a sweep", "use it with twofold train")
+    data = Path(config.source.data).absolute()
+    own = {k.name for k in knobs(Config)}
+    values = {name: value for name, value in leaves(config).items() if name in own}
+    return build(Config, {**values, "data": str(data), "out": str(Path(config.output.out).absolute())}), data
+
+
+def _search(config: SweepConfig) -> str:
+    engine = config.sweep.engine
+    search = config.sweep.search or SEARCHES[engine][0]
+    if search not in SEARCHES[engine]:
+        raise UserError("--search", f"{engine} has no {search}", f"use {' or '.join(SEARCHES[engine])}, or another --engine")
+    if engine == "keras-tuner" and (config.sweep.concurrent or 1) > 1:
+        raise UserError("--concurrent", "keras-tuner runs one trial at a time", "leave it out, or use --engine ray")
+    return search
+
+
+def _require_engine(engine: str) -> None:
+    from importlib.util import find_spec
+
+    needed = {"ray": ("ray", "optuna"), "keras-tuner": ("keras_tuner", "scipy")}[engine]
+    missing = [name for name in needed if find_spec(name) is None]
+    if missing:
+        raise UserError(f"--engine {engine}", f"{missing[0]} is not installed", "pip install 'twofold[cpu,sweep]' (or gpu for cpu)")
+
+
+@contextmanager
+def _engine(config: SweepConfig, stop: Stop) -> Iterator[tuple[Callable[..., None], int, float]]:
+    """The engine's `search`, and the cores and GPUs that it has, while it is up."""
+    if config.sweep.engine == "keras-tuner":
+        from tuning import engine_kerastuner
+
+        yield engine_kerastuner.search, devices.cores(), len(devices.present())
+        return
+    from tuning import engine_ray
+
+    with engine_ray.cluster(devices.cores(), stop) as resources:
+        yield engine_ray.search, int(resources.get("CPU", 1)), resources.get("GPU", 0)
+
+
+def _shares(config: SweepConfig, base: Config, cores: int, gpus: float) -> dict[str, Any]:
+    """The machine divided over the trials: the fields of the plan that say so."""
+    options, one_at_a_time = config.sweep, config.sweep.engine == "keras-tuner"
+    cpus = options.cpus_per_trial or (cores if one_at_a_time else 1)
+    share = options.gpus_per_trial if options.gpus_per_trial is not None else float(gpus > 0)
+    if base.machine.gpus == "none":
+        share = 0.0
+    if cpus > cores:
+        raise MachineError("--cpus-per-trial", f"{cpus} asked for, there are {cores}", f"give at most {cores}")
+    if share > gpus:
+        there = f"there are {gpus:g}" if gpus else "there is no GPU on this machine"
+        fix = f"give at most {gpus:g}" if gpus else "leave it out to train on the CPU"
+        raise MachineError(f"--gpus-per-trial {share:g}", there, fix)
+    if share > 1 and share != int(share):
+        raise UserError("--gpus-per-trial", f"{share:g} is neither a share of one GPU nor a whole number", "give 0.5, 1 or 2, say")
+    most = 1 if one_at_a_time else max(1, min(cores // cpus, int(gpus / share) if share else cores))
+    concurrent = min(options.concurrent or most, most)
+    memory = base.feed.memory
+    if memory is None and "RAY_ADDRESS" not in os.environ:  # on a cluster each machine's own is not known here
+        memory = round(devices.free_memory() / 2 / concurrent / 2**30, 2)
+    return dict(concurrent=concurrent, gpus=share, cpus=cpus, memory=memory)
+
+
+def _settings(plan: Plan, config: SweepConfig, fingerprint: str) -> dict[str, Any]:
+    """What a later start must share: everything that shapes a trial or the order of the search."""
+    result = {k.name: leaves(plan.base)[k.name] for k in knobs(Config) if k.is_result}
+    own = dict(engine=config.sweep.engine, search=plan.search, space=plan.space.words, cpus_per_trial=plan.cpus, data=fingerprint)
+    return result | own | dict(gpus_per_trial=plan.gpus, first_rung=plan.first_rung, reduction=plan.reduction)
+
+
+def _announce(plan: Plan, book: Book, config: SweepConfig, shards: manifest.Manifest) -> None:
+    train, validation = shards.splits["train"], shards.splits["validation"]
+    steps = order.epoch_end(plan.epochs, int(resolve(plan.base, train.records).schedule.batch or 1), train.records)
+    how = plan.search + (" under ASHA" if config.sweep.engine == "ray" else "")
+    console.log(
+        f"sweep of {counted(plan.trials, 'trial')} of up to {plan.epochs} epochs ({steps:,} steps) on {train.records:,} pictures, "
+        f"judged by {plan.monitor} on {validation.records:,}: {how}, {config.sweep.engine}"
+    )
+    share = f"{counted(plan.cpus, 'core')}" + (f" and {plan.gpus:g} GPU" if plan.gpus else "")
+    console.log(f"searching {', '.join(d.name for d in plan.space.dimensions)}; {plan.concurrent} at once, {share} each")
+    if config.sweep.time_budget:
+        console.log(f"stopping after {duration(seconds(config.sweep.time_budget))}; a later start goes on")
+    if book.trials:
+        console.log(f"going on: {len(book.ended)} ended before, {len(book.unfinished)} under way")
+
+
+def _tell(book: Book, late: bool) -> None:
+    """Say what came out.
+
+    Raises:
+        UserError: no trial has a figure.
+    """
+    plan, best = book.plan, book.best
+    failed = [t for t in book.ended if t.status == "failed"]
+    if best is None:
+        if failed:
+            raise UserError("sweep", f"all {len(failed)} trials failed, the first so: {failed[0].reason}", "mend it, and start a new --out")
+        console.log("the time budget ended before the first epoch; the same command goes on")
+        return
+    if late and len(book.ended) < plan.trials:
+        console.log(f"the time budget is over after {len(book.ended)} of {plan.trials} trials; a later start goes on")
+    name, start = plan.monitor.replace("_", " "), book.trials[START]
+    before = book.score(start)
+    beside = "" if before is None else f", the starting configuration {before:.4f}"
+    console.log(f"best {name} {book.score(best):.4f} on validation (trial {best.id}){beside}; {counted(book.spent, 'step')} in all")
+    console.log(f"train it with: twofold train --config {plan.out / report.BEST} --out RUN; table and picture in {plan.out}")

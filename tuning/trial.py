@@ -1,0 +1,135 @@
+"""One trial: the ordinary training job with another configuration, in whatever process it is called from.
+
+Nothing that happens to it reaches the caller as an exception: how it ended is an `Outcome`.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import shutil
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from job import checkpoint, records, storage
+from job.config import Config
+from job.console import Stop, console
+from job.errors import Interrupted, JobError, MachineError, from_os_error
+
+WAIT = 60.0  # seconds for the process of an earlier start to let go of the run folder
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a trial ended: `done`, `stopped` by the search, `interrupted`, `failed`, or `fault`, which is the machine's."""
+
+    status: str
+    reason: str = ""
+
+
+def run(config: Config, on_epoch: Callable[[dict[str, Any]], Any], stop: Stop) -> Outcome:
+    """Train. What the libraries print goes to the run's log file.
+
+    Args:
+        config: the trial's own.
+        on_epoch: called with each epoch's record; a true answer ends the trial as `stopped`.
+        stop: set it, and the trial is saved and `interrupted`.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
+    folder = Path(config.output.out)
+    console.quiet = True
+    try:
+        storage.make_folder(folder)
+        with _output_to(folder / "log.txt"):
+            try:
+                return Outcome(_train(config, on_epoch, stop)["status"])
+            except Interrupted:
+                return Outcome("interrupted")
+            except JobError:
+                raise
+            except Exception:
+                traceback.print_exc()
+                raise
+            finally:
+                _forget()
+    except MachineError as error:
+        return Outcome("fault", str(error))
+    except JobError as error:
+        return Outcome("failed", str(error))
+    except MemoryError:
+        return Outcome("failed", "out of memory")
+    except OSError as error:
+        known = from_os_error(error)
+        return Outcome("fault", str(known)) if known else Outcome("failed", _words(error))
+    except Exception as error:
+        return Outcome("failed", _words(error))
+
+
+def _train(config: Config, on_epoch: Callable[[dict[str, Any]], Any], stop: Stop) -> dict[str, Any]:
+    from job.train import train
+
+    deadline = time.monotonic() + WAIT
+    while True:
+        try:
+            return train(config, on_epoch, stop=stop)
+        except storage.InUse:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(1)
+
+
+def _words(error: Exception) -> str:
+    first = str(error).strip().splitlines()[:1]
+    if type(error).__name__ == "ResourceExhaustedError":
+        return f"out of memory on the device ({first[0][:200] if first else ''})"
+    return f"{type(error).__name__}: {first[0][:300] if first else ''}"
+
+
+def _forget() -> None:
+    """Leave nothing of a trial behind in a process that runs another one after it."""
+    if "keras" in sys.modules:
+        import keras
+
+        keras.backend.clear_session()
+    gc.collect()
+
+
+@contextmanager
+def _output_to(path: Path) -> Iterator[None]:
+    """Turn both output descriptors to a file."""
+    kept = [(number, os.dup(number)) for number in (1, 2)]
+    with path.open("ab") as file:
+        try:
+            for number, _ in kept:
+                os.dup2(file.fileno(), number)
+            yield
+        finally:
+            for stream in (sys.stdout, sys.stderr):
+                stream.flush()
+            for number, copy in kept:
+                os.dup2(copy, number)
+                os.close(copy)
+
+
+def inherit(parent: Path, child: Path) -> None:
+    """Let a run folder start where another one stands: its configuration, records, newest and best checkpoint.
+
+    A child that has begun already is left as it is. The configuration is copied last: it makes a folder a run.
+    """
+    if (child / records.CONFIG).exists():
+        return
+    shutil.rmtree(child, ignore_errors=True)
+    storage.make_folder(child / "checkpoints")
+    newest = checkpoint.newest(parent / "checkpoints")
+    if newest is None:
+        return
+    for step in {newest.step, newest.record["best_step"]} - {None}:
+        shutil.copytree(checkpoint.path(parent / "checkpoints", step), checkpoint.path(child / "checkpoints", step))
+    shutil.copy2(parent / records.METRICS, child / records.METRICS)
+    shutil.copy2(parent / records.CONFIG, child / records.CONFIG)
