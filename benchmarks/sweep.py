@@ -20,7 +20,7 @@ from pathlib import Path
 RESULTS = Path(__file__).with_name("results")
 TWOFOLD = [sys.executable, "-m", "job.cli"]
 START = """[model]
-size = 48
+size = 64
 filters = [32, 64, 128]
 
 [schedule]

@@ -102,7 +102,7 @@ def _search(config: SweepConfig) -> str:
     engine = config.sweep.engine
     search = config.sweep.search or SEARCHES[engine][0]
     if search not in SEARCHES[engine]:
-        raise UserError("--search", f"{engine} has no {search}", f"use {' or '.join(SEARCHES[engine])}, or another --engine")
+        raise UserError("--search", f"{engine} has no {search}", f"use one of {', '.join(SEARCHES[engine])}, or another --engine")
     if engine == "keras-tuner" and (config.sweep.concurrent or 1) > 1:
         raise UserError("--concurrent", "keras-tuner runs one trial at a time", "leave it out, or use --engine ray")
     return search
