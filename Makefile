@@ -11,7 +11,7 @@ LOCK := requirements/dev.txt
 setup: $(READY)
 
 $(READY): $(LOCK) requirements/uv.txt pyproject.toml
-	@echo "setting up $(VENV): about 2 GB of pinned packages, one to four minutes"
+	@echo "setting up $(VENV): about 3 GB of pinned packages, one to four minutes"
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] < (3, 11))' || { echo "Python 3.11 or newer is needed; set PYTHON=" >&2; exit 69; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/uv.txt
@@ -28,7 +28,13 @@ test: setup
 test-slow: setup
 	@$(BIN)/python -m pytest -m slow
 
+# As root on Debian: installs podman and what else is missing from Debian's packages, and builds the cpu image.
+test-containers: setup
+	@tests/containers/setup.sh cpu
+	@$(BIN)/python -m pytest -m containers tests/containers
+
 check: setup
+	@$(BIN)/hadolint Dockerfile
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
@@ -44,6 +50,7 @@ lock: setup
 		$(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header \
 			pyproject.toml $$more -o requirements/$$extra.txt || exit 1; \
 	done
+	@$(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header requirements/image.in -o requirements/image.txt
 	@echo "uv==0.13.9" | $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header - -o requirements/uv.txt
 
 docs: setup

@@ -182,7 +182,7 @@ def test_trials_that_fail_are_recorded_and_sigterm_saves(engine: str, shards: Pa
 
 def test_sigterm_saves_the_running_trials_and_the_same_command_goes_on(shards: Path, tmp_path: Path) -> None:
     out = tmp_path / "sweep"
-    words = sweeping.command(tmp_path, shards, "--trials", 3, "--first-rung", 40, "--epochs", 40)
+    words = sweeping.command(tmp_path, shards, "--trials", 3, "--first-rung", 16, "--epochs", 16)
     first = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     sweeping.wait(lambda: (out / "trials" / "0002" / records.METRICS).exists(), first)
     first.send_signal(signal.SIGTERM)
@@ -197,9 +197,9 @@ def test_sigterm_saves_the_running_trials_and_the_same_command_goes_on(shards: P
     third = sweeping.run(words)
     assert third.returncode == 0, third.stderr
     assert [row["status"] for row in sweeping.table(out).values()] == ["done"] * 3
-    other = sweeping.run(sweeping.command(tmp_path, shards, "--trials", 3, "--first-rung", 40, "--epochs", 41))
+    other = sweeping.run(sweeping.command(tmp_path, shards, "--trials", 3, "--first-rung", 16, "--epochs", 17))
     assert (other.returncode, other.stdout) == (2, "")
-    assert other.stderr.startswith("twofold: --epochs: 41 differs from the sweep's 40 in ")
+    assert other.stderr.startswith("twofold: --epochs: 17 differs from the sweep's 16 in ")
 
 
 @pytest.mark.slow

@@ -1,1 +1,1 @@
-"""The sweeps: a search over the job's own knobs. The engines live here once they are built."""
+"""The sweeps: a search over the job's own knobs, by Ray Tune or KerasTuner."""

@@ -16,6 +16,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import keras_tuner
 from keras_tuner.errors import FailedTrialError, FatalError
+from keras_tuner.src import config as keras_tuner_config
 
 from job.errors import MachineError
 from tuning import trial
@@ -25,6 +26,7 @@ from tuning.plan import Halt, Plan
 from tuning.space import Point
 from tuning.worker import Worker
 
+keras_tuner_config.DEBUG = False  # it would print the traceback of each trial that fails: the book has the reason
 ENDLESS = 10**9
 STATE = "keras-tuner"  # its folder
 

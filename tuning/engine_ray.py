@@ -10,9 +10,11 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import pickle
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -47,7 +49,7 @@ STORE = 80 << 20  # bytes of Ray's object store, its least: nothing of ours lies
 @contextlib.contextmanager
 def cluster(cores: int, stop: Stop) -> Iterator[dict[str, float]]:
     """Ray's resources while it is up, `CPU` and `GPU`."""
-    logging.getLogger("ray").setLevel(logging.ERROR)
+    logging.getLogger("ray").setLevel(logging.CRITICAL)  # a trial that dies is told by us, in a line
     quiet: dict[str, Any] = dict(log_to_driver=False, logging_level="ERROR", configure_logging=False)
     with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -240,7 +242,8 @@ _STOPPED = trial.Outcome("stopped")
 
 
 def _death(theirs: Any) -> trial.Outcome:
-    error = theirs.get_pickled_error()
+    file = theirs.pickled_error_file  # where Ray has just written it; its own getter looks where it will be copied to later
+    error = pickle.loads(Path(file).read_bytes()) if file else None
     if "OutOfMemory" in type(error).__name__:
         return trial.Outcome("failed", "out of memory: Ray ended its process")
     if isinstance(error, ray.exceptions.RayActorError):
