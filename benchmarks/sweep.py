@@ -1,6 +1,6 @@
 """What a sweep finds and what it costs: both engines on real photographs, from a small starting configuration.
 
-    python benchmarks/sweep.py NAME --data SHARDS --runs DIR [-- options of twofold sweep]
+    python benchmarks/sweep.py NAME --data SHARDS --runs DIR [options of twofold sweep]
 
 writes `benchmarks/results/sweep-NAME.csv` (the table of trials) and `.png`, and prints the best beside the starting
 configuration: on the validation pictures that chose it, on the test pictures that chose nothing, and the steps spent
@@ -29,14 +29,11 @@ epochs = 9
 
 
 def main() -> None:
-    own, rest = sys.argv[1:], []
-    if "--" in own:
-        own, rest = own[: own.index("--")], own[own.index("--") + 1 :]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name")
     parser.add_argument("--data", required=True)
     parser.add_argument("--runs", required=True, type=Path)
-    options = parser.parse_args(own)
+    options, rest = parser.parse_known_args()
     options.runs.mkdir(parents=True, exist_ok=True)
     start = options.runs / "start.toml"
     start.write_text(START)

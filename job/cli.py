@@ -84,7 +84,7 @@ def _sweep(config: SweepConfig, arguments: argparse.Namespace, given: set[str], 
     return DONE
 
 
-def _shards(config: Config | SweepConfig, folder: Path, stop: Stop) -> str:
+def _shards(config: Config, folder: Path, stop: Stop) -> str:
     """Where the shards of `--data` are: what is a source is prepared, once, into the cache or the run folder."""
     from job import manifest
 
@@ -96,7 +96,7 @@ def _shards(config: Config | SweepConfig, folder: Path, stop: Stop) -> str:
     from job.prepare import key, prepare
 
     options = config.prepare
-    if isinstance(config, Config) and (folder / "config.toml").exists():
+    if (folder / "config.toml").exists():
         from job.resume import merge
 
         options = merge(folder, config, {"data"}).prepare

@@ -220,22 +220,10 @@ class Sweep:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class SweepConfig:
+class SweepConfig(Config):
     """`twofold sweep`: the configuration that all trials start from, and how others are searched."""
 
-    source: Source = Source()
-    output: Output = Output()
     sweep: Sweep = Sweep()
-    prepare: Prepare = Prepare()
-    model: Model = Model()
-    augment: Augment = Augment()
-    optimizer: Optimizer = Optimizer()
-    schedule: Schedule = Schedule()
-    machine: Machine = Machine()
-    feed: Feed = Feed()
-    work: Work = Work()
-    run: Run = Run()
-    log: Log = Log()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -73,6 +74,20 @@ def test_what_the_machine_lacks_is_one_line(options: tuple[str, ...], line: str,
     assert done.stderr.startswith(f"twofold: {line}")
     assert done.stderr.count("\n") == 1
     assert not (tmp_path / "sweep" / "trials").exists()
+
+
+def test_the_folder_of_a_run_takes_no_sweep(shards: Path, run: Path, tmp_path: Path, capsys: Any) -> None:
+    words = sweeping.command(tmp_path, shards, "--out", run)
+    assert _refused(words, capsys) == f"twofold: {run}: is the folder of a run; name another --out for the sweep\n"
+
+
+def test_a_cluster_that_is_not_there_is_one_line(shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{bound.getsockname()[1]}")  # nothing listens there
+        done = sweeping.run(sweeping.command(tmp_path, shards))
+    assert (done.returncode, done.stdout) == (69, "")
+    assert done.stderr == "twofold: Ray: did not start ([Errno 111] Connection refused); check RAY_ADDRESS and the network\n"
 
 
 def test_a_data_folder_that_is_none(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import contextlib
 import logging
 import os
 import pickle
+import socket
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
@@ -55,17 +56,25 @@ def cluster(cores: int, stop: Stop) -> Iterator[dict[str, float]]:
         warnings.simplefilter("ignore")
         try:
             if "RAY_ADDRESS" in os.environ:
+                _require_answer(os.environ["RAY_ADDRESS"])
                 ray.init(**quiet)
             else:
                 ray.init(num_cpus=cores, include_dashboard=False, object_store_memory=STORE, _temp_dir=folder, **quiet)
         except Exception as error:
-            what = str(error).strip().splitlines()[0]
+            what = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise MachineError("Ray", f"did not start ({what})", "check RAY_ADDRESS and the network") from None
         stop.listen()  # Ray has put a handler of its own in place of ours
         try:
             yield dict(ray.cluster_resources())  # type: ignore[no-untyped-call]
         finally:
             ray.shutdown()
+
+
+def _require_answer(address: str) -> None:
+    """Fail at once where nothing listens: Ray itself would try for minutes."""
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    if port.isdigit():
+        socket.create_connection((host, int(port)), timeout=10).close()
 
 
 def search(plan: Plan, book: Book, board: Board, halt: Halt, seed: int, tick: Callable[[], None]) -> None:

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from job import devices, manifest, order, storage
+from job import devices, manifest, order, records, storage
 from job.config import Config, SweepConfig, resolve, seconds
 from job.console import Stop, console, counted, duration
 from job.errors import Interrupted, MachineError, UserError
@@ -92,6 +92,8 @@ def _base(config: SweepConfig) -> tuple[Config, Path]:
     ):
         if given:
             raise UserError(flag, "is for one run, not for a sweep", "use it with twofold train")
+    if (Path(config.output.out) / records.CONFIG).exists():
+        raise UserError(config.output.out, "is the folder of a run", "name another --out for the sweep")
     data = Path(config.source.data).absolute()
     own = {k.name for k in knobs(Config)}
     values = {name: value for name, value in leaves(config).items() if name in own}
