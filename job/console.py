@@ -31,6 +31,7 @@ class Console:
         self.to_stderr = False
         self.quiet = False
         self.json = False
+        self.drawing = False
         self.file: IO[str] | None = None
         self._bar: Any = None
 
@@ -97,11 +98,11 @@ class Console:
         from rich.live import Live
 
         with Live(what, console=RichConsole(file=self.stream), refresh_per_second=2, transient=True) as bar:
-            self._bar = bar
+            self._bar, self.drawing = bar, True
             try:
                 yield
             finally:
-                self._bar = None
+                self._bar, self.drawing = None, False
 
 
 class Progress:
@@ -177,6 +178,8 @@ def signals(stop: Stop) -> Iterator[None]:
         if stop and number == signal.SIGINT:
             os._exit(INTERRUPTED)
         stop.set()
+        if console.drawing:  # a line of ours would break the drawing; who draws says that it stops
+            return
         with suppress(OSError, ValueError):  # print may be under way in this very thread: it can't be entered again
             os.write(console.stream.fileno(), console.worded("stopping: the step under way is finished and saved").encode() + b"\n")
 

@@ -65,6 +65,8 @@ def sweep(config: SweepConfig, fixed: Collection[str] = (), stop: Stop | None = 
             def tick() -> None:
                 if not halt and (stop or time.monotonic() > until):
                     halt.set()
+                    if console.drawing:
+                        console.log("stopping: the trials under way are saved")
                 board.tick()
 
             try:

@@ -1,0 +1,88 @@
+"""The image as it was built: its configuration, what is in it and what is not."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+
+from job import __version__
+from tests.containers.podman import image, python
+
+pytestmark = pytest.mark.containers
+
+INSTALLED = """
+import importlib.metadata as m, json
+print(json.dumps(sorted({d.name.lower().replace("_", "-") for d in m.distributions()})))
+"""
+LIBRARIES = """
+import json, os
+found = [os.path.join(d, f) for top in ("/opt", "/usr") for d, _, files in os.walk(top) for f in files]
+print(json.dumps([f for f in found if os.path.basename(f).startswith(("libcud", "libcublas", "libnccl", "libcufft"))]))
+"""
+# four bytes after the magic number: 1 is a hash that is never compared with the source
+BYTECODE = """
+import importlib.util, json, pathlib, sysconfig
+without = []
+for source in pathlib.Path(sysconfig.get_path("purelib")).rglob("*.py"):
+    try:
+        flags = open(importlib.util.cache_from_source(source), "rb").read(8)[4]
+    except OSError:
+        flags = 0
+    if flags != 1:
+        without.append(str(source))
+print(json.dumps(without))
+"""
+WRITABLE = """
+import json, os
+print(json.dumps([d for d, _, _ in os.walk("/") if not d.startswith(("/proc", "/sys", "/dev")) and os.access(d, os.W_OK)]))
+"""
+
+
+def test_it_is_a_user_without_a_name_behind_an_init() -> None:
+    config = image()
+    assert config["User"] == "10001:10001"
+    assert config["Entrypoint"][0] == "dumb-init"
+    assert config["Entrypoint"][-1] == "twofold"
+    assert not config.get("Cmd")
+    assert config["WorkingDir"] == "/work"
+    assert config.get("StopSignal", "SIGTERM") in ("SIGTERM", "15")
+
+
+def test_it_says_what_it_is() -> None:
+    labels = {name.removeprefix("org.opencontainers.image."): value for name, value in image()["Labels"].items()}
+    assert labels["title"] == "twofold"
+    assert labels["licenses"] == "Apache-2.0"
+    assert labels["version"] == __version__
+    assert {"description", "revision"} <= labels.keys()
+
+
+def test_its_environment_sends_what_is_written_to_tmp_and_finds_the_driver() -> None:
+    environment: dict[str, str] = dict(pair.split("=", 1) for pair in image()["Env"])
+    for name in ("HOME", "KERAS_HOME", "MPLCONFIGDIR", "RAY_TMPDIR", "XDG_CACHE_HOME"):
+        assert re.fullmatch("/tmp(/.*)?", environment[name]), name
+    assert environment["PYTHONUNBUFFERED"] == "1"
+    assert environment["LD_LIBRARY_PATH"] == "/usr/local/nvidia/lib64"
+    assert environment["NVIDIA_VISIBLE_DEVICES"] == "all"
+    assert environment["NVIDIA_DRIVER_CAPABILITIES"] == "compute,utility"
+    assert not {"VARIANT", "BASE_IMAGE", "PIP_INDEX_URL"} & environment.keys()
+
+
+def test_nothing_of_cuda_is_in_the_cpu_variant() -> None:
+    names: list[str] = python(INSTALLED)
+    assert {"tensorflow-cpu", "twofold", "dumb-init"} <= set(names)
+    assert "tensorflow" not in names
+    assert not [name for name in names if name.startswith("nvidia")]
+    assert python(LIBRARIES) == []
+
+
+def test_everything_is_compiled_for_good() -> None:
+    assert python(BYTECODE) == []
+
+
+def test_its_user_owns_work_and_tmp_alone() -> None:
+    """Without `--read-only`: a plain `docker run` can't change the program either."""
+    found: Any = python(WRITABLE, options=("--network=none",))
+    assert [folder for folder in found if not folder.startswith(("/tmp", "/var/tmp", "/run/lock", "/work"))] == []
+    assert "/work" in found
