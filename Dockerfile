@@ -29,7 +29,7 @@ RUN --mount=type=bind,from=project,source=/dist,target=/dist \
     python3 -m pip --python /opt/twofold/bin/python install --no-cache-dir --no-compile --no-deps --no-index /dist/*.whl \
     && /opt/twofold/bin/python -m compileall -q -f --invalidation-mode unchecked-hash \
         /opt/twofold/lib/python3*/site-packages/job /opt/twofold/lib/python3*/site-packages/tuning \
-    && install -d -o 10001 -g 10001 /work
+    && install -d -o 10001 -g 10001 /twofold
 
 # Keras, matplotlib and Ray write into their user's home: /tmp is the only folder that is theirs.
 # The driver comes from the node: by NVIDIA's container runtime, or mounted where GKE mounts it.
@@ -43,7 +43,7 @@ ENV PATH=/opt/twofold/bin:$PATH \
     LD_LIBRARY_PATH=/usr/local/nvidia/lib64 \
     NVIDIA_VISIBLE_DEVICES=all \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility
-WORKDIR /work
+WORKDIR /twofold
 USER 10001:10001
 
 # Signals go to the job alone, which stops its own workers. On a terminal Ctrl-C reaches the job by itself: sent on as it is,

@@ -85,7 +85,7 @@ def test_the_plain_files_begin_with_what_to_edit_and_mark_it(file: str) -> None:
 @pytest.mark.parametrize("name", ["job.yaml", "overlays/cpu", "overlays/gke"])
 def test_train_reads_its_configuration_from_the_manifest(name: str) -> None:
     [(_, config, sources)] = _job(_documents(name)).understood()
-    expected = dict(out="/work/run", cache="/cache", log_format="json", gpus="none" if "cpu" in name else "all")
+    expected = dict(out="/twofold/run", cache="/cache", log_format="json", gpus="none" if "cpu" in name else "all")
     assert {field: leaves(config)[field] for field in expected} == expected
     assert sources == ["kaggle:salader/dogs-vs-cats"]
 
@@ -93,7 +93,7 @@ def test_train_reads_its_configuration_from_the_manifest(name: str) -> None:
 @pytest.mark.parametrize("name", ["prepare.yaml", "overlays/cpu/prepare", "overlays/gke/prepare"])
 def test_prepare_reads_its_configuration_from_the_manifest(name: str) -> None:
     [(_, config, sources)] = _job(_documents(name)).understood()
-    assert (config.output.out, config.log.log_format, sources) == ("/work/shards", "json", ["kaggle:salader/dogs-vs-cats"])
+    assert (config.output.out, config.log.log_format, sources) == ("/twofold/shards", "json", ["kaggle:salader/dogs-vs-cats"])
 
 
 def test_the_cpu_overlay_changes_nothing_of_the_configuration_but_the_gpus() -> None:
@@ -260,8 +260,8 @@ MISTAKES = [
     Mistake("program_accepts", {TOML: _put("[log]", "[schedule]\ngrow_at = [0.5, 0.4]\n\n[log]")}, "ConfigMap"),
     Mistake("program_accepts", {f"{BOX} args +": "--epocs=5"}),
     Mistake("program_accepts", {f"{BOX} args 0": "trian"}),
-    Mistake("folders_mounted", {TOML: _put("/work/run", "/tmp/run")}, "ConfigMap"),
-    Mistake("folders_mounted", {TOML: _put("/work/run", "run")}, "ConfigMap"),
+    Mistake("folders_mounted", {TOML: _put("/twofold/run", "/tmp/run")}, "ConfigMap"),
+    Mistake("folders_mounted", {TOML: _put("/twofold/run", "run")}, "ConfigMap"),
     Mistake("folders_mounted", {TOML: _put('"/cache"', '"/var/cache"')}, "ConfigMap"),
     Mistake("folders_mounted", {TOML: _put("kaggle:salader/dogs-vs-cats", "/data/shards")}, "ConfigMap"),
     Mistake("folders_mounted", {f"{BOX} volumeMounts name=work readOnly": True}),

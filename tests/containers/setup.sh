@@ -81,5 +81,5 @@ buildah bud --quiet --isolation oci --network none --pull=never --layers --forma
     --build-arg BASE_IMAGE="$base" --build-arg VARIANT="$variant" --build-arg VERSION="$version" \
     --tag "$image" "$root" >/dev/null
 if [ -n "$before" ] && [ "$before" != "$(podman image inspect "$image" --format '{{.Id}}')" ]; then
-    podman rmi "$before" >/dev/null
+    podman rmi "$before" >/dev/null || echo "the image before this one is still in use, and kept" >&2
 fi

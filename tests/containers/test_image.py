@@ -46,7 +46,7 @@ def test_it_is_a_user_without_a_name_behind_an_init() -> None:
     assert config["Entrypoint"][0] == "dumb-init"
     assert config["Entrypoint"][-1] == "twofold"
     assert not config.get("Cmd")
-    assert config["WorkingDir"] == "/work"
+    assert config["WorkingDir"] == "/twofold"
     assert config.get("StopSignal", "SIGTERM") in ("SIGTERM", "15")
 
 
@@ -84,5 +84,5 @@ def test_everything_is_compiled_for_good() -> None:
 def test_its_user_owns_work_and_tmp_alone() -> None:
     """Without `--read-only`: a plain `docker run` can't change the program either."""
     found: Any = python(WRITABLE, options=("--network=none",))
-    assert [folder for folder in found if not folder.startswith(("/tmp", "/var/tmp", "/run/lock", "/work"))] == []
-    assert "/work" in found
+    assert [folder for folder in found if not folder.startswith(("/tmp", "/var/tmp", "/run/lock", "/twofold"))] == []
+    assert "/twofold" in found

@@ -45,11 +45,11 @@ print("ready")
 time.sleep(60)
 """
 TRAIN = (
-    "train", "--data", "/photographs", "--out", "/work/run", "--cache", "/work/cache", "--size", "32", "--filters", "8,16,32",
+    "train", "--data", "/photographs", "--out", "/twofold/run", "--cache", "/twofold/cache", "--size", "32", "--filters", "8,16,32",
     "--epochs", "20", "--batch", "16",
 )  # fmt: skip
 SWEEP = (
-    "sweep", "--data", "/photographs", "--out", "/work/sweep", "--cache", "/work/cache", "--size", "32", "--filters", "8,16",
+    "sweep", "--data", "/photographs", "--out", "/twofold/sweep", "--cache", "/twofold/cache", "--size", "32", "--filters", "8,16",
     "--epochs", "2", "--batch", "16", "--trials", "2",
 )  # fmt: skip
 
@@ -61,7 +61,7 @@ def mounted(tmp_path: Path) -> tuple[Path, list[str]]:
     draw(photographs, 100, 48)
     work.mkdir()
     os.chown(work, USER, USER)
-    return work, ["--user", f"{USER}:{USER}", "--volume", f"{photographs}:/photographs:ro", "--volume", f"{work}:/work"]
+    return work, ["--user", f"{USER}:{USER}", "--volume", f"{photographs}:/photographs:ro", "--volume", f"{work}:/twofold"]
 
 
 def _tree(folder: Path) -> dict[str, int]:
