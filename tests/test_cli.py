@@ -115,8 +115,6 @@ def test_a_source_is_prepared_into_the_cache_and_its_log_is_json(drawn: Path, tm
         path.unlink() if path.is_file() else shutil.rmtree(path)
     again = _twofold(*command, "--stop-after=1", "--quiet")
     assert (again.returncode, again.stdout, (shards / "manifest.json").exists()) == (0, "", True)
-    other = _twofold("train", "--data", drawn, "--out", tmp_path / "other", "--cache", cache, "--val=0.4", "--side=40", *QUICK)
-    assert (other.returncode, len(list(cache.iterdir()))) == (0, 2)
 
 
 def test_a_batch_that_does_not_divide_names_the_nearest(shards: Path, tmp_path: Path) -> None:

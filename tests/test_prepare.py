@@ -21,10 +21,10 @@ import pytest
 
 from job import manifest, storage
 from job.cli import main
-from job.config import PrepareConfig
+from job.config import Prepare, PrepareConfig
 from job.errors import MachineError, UserError
 from job.options import build
-from job.prepare import prepare
+from job.prepare import key, prepare
 from job.shards import Reader, Record
 from tests.preparing import bytes_of, prepared
 
@@ -373,3 +373,14 @@ def test_a_thousand_real_photographs(originals: Path, tmp_path: Path) -> None:
     assert _aside(tmp_path / "out") == {}
     for record in _records(tmp_path / "out")["validation"]:
         assert min(cv2.imdecode(np.frombuffer(record.image, np.uint8), cv2.IMREAD_COLOR).shape[:2]) <= 64
+
+
+def test_a_cache_tells_data_sets_apart_by_their_source_and_settings(tmp_path: Path) -> None:
+    first = key([str(tmp_path / "pets")], Prepare())
+    assert re.fullmatch("[0-9a-f]{16}", first)
+    assert key([str(tmp_path / "pets")], Prepare()) == first
+    others = {
+        key([str(tmp_path / "more")], Prepare()),
+        *(key([str(tmp_path / "pets")], Prepare(**v)) for v in ({"val": 0.2}, {"side": 64})),
+    }
+    assert len(others - {first}) == 3

@@ -79,6 +79,7 @@ def _knob(name: str) -> Any:
     ("text", "line"),
     [
         ("dropuot = { uniform = [0.0, 0.6] }", "dropuot: unknown field; did you mean dropout?"),
+        ("[model]\ndropout = { uniform = [0.0, 0.6] }", "model: is a table, and a space has none; write its fields without [model]"),
         ("workers = { integers = [1, 2] }", "workers: can't be searched: it does not shape the weights; take it out"),
         ("seed = { integers = [1, 2] }", "seed: can't be searched: trials share one seed; take it out"),
         ("threads = { integers = [1, 2] }", "threads: can't be searched: it is --cpus-per-trial; take it out"),

@@ -138,6 +138,9 @@ def _ends(dimension: Dimension) -> tuple[Any, ...]:
 
 
 def _dimension(known: Mapping[str, Knob], name: str, form: Any, where: str, start: Mapping[str, Any]) -> Dimension:
+    tables = {k.table for k in known.values()}
+    if name in tables and isinstance(form, dict) and not form.keys() & set(KINDS):
+        raise UserError(where, "is a table, and a space has none", f"write its fields without [{name}]")
     if name not in known:
         raise UserError(where, "unknown field", nearest(name, known))
     knob = known[name]

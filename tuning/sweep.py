@@ -196,8 +196,11 @@ def _tell(book: Book, late: bool) -> None:
         return
     if late and len(book.ended) < plan.trials:
         console.log(f"the time budget is over after {len(book.ended)} of {plan.trials} trials; a later start goes on")
-    name, start = plan.monitor.replace("_", " "), book.trials[START]
-    before = book.score(start)
-    beside = "" if before is None else f", the starting configuration {before:.4f}"
-    console.log(f"best {name} {book.score(best):.4f} on validation (trial {best.id}){beside}; {counted(book.spent, 'step')} in all")
+    name, before = plan.monitor.replace("_", " "), book.score(book.trials[START])
+    if best.id == START:
+        found = f"no trial was better than the starting configuration: {name} {before:.4f} on validation"
+    else:
+        beside = "" if before is None else f", the starting configuration {before:.4f}"
+        found = f"best {name} {book.score(best):.4f} on validation (trial {best.id}){beside}"
+    console.log(f"{found}; {counted(book.spent, 'step')} in all")
     console.log(f"train it with: twofold train --config {plan.out / report.BEST} --out RUN; table and picture in {plan.out}")
