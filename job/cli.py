@@ -53,6 +53,8 @@ def _train(config: Config, arguments: argparse.Namespace, given: set[str], stop:
         return UserError.code
     if not config.output.out:
         raise UserError("--out", "no run folder given", "add --out RUN")
+    if (folder / "sweep.json").exists():
+        raise UserError(config.output.out, "is the folder of a sweep", "name another --out for the run")
     with _tensorflow_lines_to(folder):
         if config.machine.gpus not in ("auto", "none"):  # before an hour of preparing, not after
             from job import devices

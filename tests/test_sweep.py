@@ -81,6 +81,20 @@ def test_the_folder_of_a_run_takes_no_sweep(shards: Path, run: Path, tmp_path: P
     assert _refused(words, capsys) == f"twofold: {run}: is the folder of a run; name another --out for the sweep\n"
 
 
+def test_gpus_that_train_refuses_a_sweep_refuses_too(shards: Path, tmp_path: Path) -> None:
+    done = sweeping.run(sweeping.command(tmp_path, shards, "--gpus", "1"))
+    assert (done.returncode, done.stdout) == (69, "")
+    assert done.stderr == "twofold: --gpus 1: TensorFlow sees none on this machine; use --gpus none\n"
+
+
+def test_the_folder_of_a_sweep_takes_no_run(shards: Path, tmp_path: Path, capsys: Any) -> None:
+    (tmp_path / "sweep.json").touch()
+    with pytest.raises(SystemExit) as left:
+        main(["train", "--data", str(shards), "--out", str(tmp_path)])
+    assert left.value.code == 2
+    assert capsys.readouterr().err == f"twofold: {tmp_path}: is the folder of a sweep; name another --out for the run\n"
+
+
 def test_a_cluster_that_is_not_there_is_one_line(shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))
@@ -138,6 +152,7 @@ def test_a_sweep_that_is_killed_goes_on_and_its_trials_are_ordinary_runs(engine:
     _train_again(out / "trials" / last, tmp_path / "fresh", int(rows[last]["epochs"]))
     best = min((row for row in rows.values() if row["status"] == "done"), key=lambda row: float(row["log_loss"]))
     assert f"# trial {best['trial']} of 6" in (out / "best.toml").read_text()
+    assert 'out = ""' in (out / "best.toml").read_text()
     taken = sweeping.run(
         [sys.executable, "-m", "job.cli", "train", "--config", str(out / "best.toml"), "--out", str(tmp_path / "best"), "--threads=1"]
     )
@@ -196,9 +211,9 @@ def test_trials_that_fail_are_recorded_and_sigterm_saves(engine: str, shards: Pa
 def test_sigterm_saves_the_running_trials_and_the_same_command_goes_on(shards: Path, tmp_path: Path) -> None:
     out = tmp_path / "sweep"
     words = sweeping.command(tmp_path, shards, "--trials", 2, "--first-rung", 12, "--epochs", 12)
-    first = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    first = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
     sweeping.wait(lambda: all(records.read_metrics(out / "trials" / id) for id in ("0001", "0002")), first)
-    first.send_signal(signal.SIGTERM)
+    os.killpg(first.pid, signal.SIGTERM)  # to all of its group, as `timeout` and systemd do: Ray must outlive it
     stdout, stderr = first.communicate(timeout=120)
     assert (first.returncode, stderr) == (75, "")
     assert "the same command goes on" in stdout

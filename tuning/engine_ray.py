@@ -12,12 +12,14 @@ import logging
 import os
 import pickle
 import socket
+import subprocess
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
 # Read by Ray when it is imported: nothing is sent home, no token file in HOME, no files and handlers of its own
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -59,7 +61,8 @@ def cluster(cores: int, stop: Stop) -> Iterator[dict[str, float]]:
                 _require_answer(os.environ["RAY_ADDRESS"])
                 ray.init(**quiet)
             else:
-                ray.init(num_cpus=cores, include_dashboard=False, object_store_memory=STORE, _temp_dir=folder, **quiet)
+                with _groups_of_their_own():
+                    ray.init(num_cpus=cores, include_dashboard=False, object_store_memory=STORE, _temp_dir=folder, **quiet)
         except Exception as error:
             what = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise MachineError("Ray", f"did not start ({what})", "check RAY_ADDRESS and the network") from None
@@ -68,6 +71,19 @@ def cluster(cores: int, stop: Stop) -> Iterator[dict[str, float]]:
             yield dict(ray.cluster_resources())  # type: ignore[no-untyped-call]
         finally:
             ray.shutdown()
+
+
+@contextlib.contextmanager
+def _groups_of_their_own() -> Iterator[None]:
+    """Start Ray's processes outside our process group: a SIGTERM to the whole group, as `timeout` and systemd send it, would
+    end them before the trials are saved. Ray has no option for it."""
+    plain = subprocess.Popen.__init__
+
+    def grouped(self: Any, *arguments: Any, **options: Any) -> None:
+        plain(self, *arguments, **{"process_group": 0, **options})
+
+    with mock.patch.object(subprocess.Popen, "__init__", grouped):
+        yield
 
 
 def _require_answer(address: str) -> None:

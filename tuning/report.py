@@ -9,7 +9,7 @@ from typing import Any
 from matplotlib.ticker import FuncFormatter
 
 from job import curves, records, storage
-from job.options import leaves, to_toml
+from job.options import leaves, replace, to_toml
 from tuning.book import START, Book, Trial
 from tuning.space import Dimension
 
@@ -57,7 +57,7 @@ def _shown(value: Any) -> str:
 def _best(book: Book, best: Trial) -> None:
     """The configuration as a user would write it: what depends on the machine is left to the machine."""
     head = f"# trial {best.id} of {len(book.trials)}: validation {book.plan.monitor} {book.score(best):.4f}\n"
-    storage.write_atomic(book.plan.out / BEST, head + to_toml(book.plan.searched(best.point)))
+    storage.write_atomic(book.plan.out / BEST, head + to_toml(replace(book.plan.searched(best.point), out="")))
 
 
 def draw(book: Book) -> None:

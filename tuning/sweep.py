@@ -142,6 +142,8 @@ def _shares(config: SweepConfig, base: Config, cores: int, gpus: float) -> dict[
     share = options.gpus_per_trial if options.gpus_per_trial is not None else float(gpus > 0)
     if base.machine.gpus == "none":
         share = 0.0
+    if not gpus:
+        devices.select(base.machine.gpus, [])  # what train refuses, a sweep refuses too
     if cpus > cores:
         raise MachineError("--cpus-per-trial", f"{cpus} asked for, there are {cores}", f"give at most {cores}")
     if share > gpus:
