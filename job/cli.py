@@ -76,12 +76,11 @@ def _train(config: Config, arguments: argparse.Namespace, given: set[str], stop:
 def _sweep(config: SweepConfig, arguments: argparse.Namespace, given: set[str], stop: Stop) -> int:
     if not config.source.data:
         raise UserError("--data", "no photographs given", "add --data, shards or any source that twofold train takes")
-    if not config.output.out:
-        raise UserError("--out", "no folder given for the sweep", "add --out SWEEP")
+    from tuning.sweep import check, sweep
+
+    check(config, arguments.fixed)
     with _tensorflow_lines_to(Path(config.output.out)):
         shards = _shards(config, Path(config.output.out), stop)
-        from tuning.sweep import sweep
-
         sweep(replace(config, data=shards), arguments.fixed, stop)
     return DONE
 

@@ -29,6 +29,7 @@ NO_GPU = "there is no GPU on this machine; leave it out to train on the CPU"
         (("--search", "hyperband"), "--search: ray has no hyperband; use one of tpe, random, or another --engine"),
         (("--concurrent", "2", "--engine", "keras-tuner"), CONCURRENT),
         (("--time-budget", "2 hours"), "--time-budget: '2 hours' is not a length of time; give a number with s, m or h, as 90m"),
+        (("--first-rung", "5"), "--first-rung: 5 lies beyond --epochs 4; give at most that"),
         (("--stop-after", "2"), "--stop-after: is for one run, not for a sweep; use it with twofold train"),
         (("--dry-run",), "--dry-run: is for one run, not for a sweep; use it with twofold train"),
     ],
@@ -93,6 +94,12 @@ def test_the_folder_of_a_sweep_takes_no_run(shards: Path, tmp_path: Path, capsys
         main(["train", "--data", str(shards), "--out", str(tmp_path)])
     assert left.value.code == 2
     assert capsys.readouterr().err == f"twofold: {tmp_path}: is the folder of a sweep; name another --out for the run\n"
+
+
+def test_a_space_is_refused_before_a_source_is_prepared(drawn: Path, tmp_path: Path, capsys: Any) -> None:
+    words = sweeping.command(tmp_path, drawn, space="dropuot = { uniform = [0.0, 0.6] }")
+    assert _refused(words, capsys) == f"twofold: {tmp_path}/space.toml dropuot: unknown field; did you mean dropout?\n"
+    assert not (tmp_path / "sweep").exists()
 
 
 def test_a_cluster_that_is_not_there_is_one_line(shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

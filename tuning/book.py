@@ -84,7 +84,7 @@ class Book:
         for name, value in wanted.items():
             if stored.get(name) != value:
                 raise UserError(
-                    f"--{name.replace('_', '-')}", f"{value} differs from the sweep's {stored.get(name)} in {self.plan.out}",
+                    f"--{name.replace('_', '-')}", f"{_text(value)} differs from the sweep's {_text(stored.get(name))} in {self.plan.out}",
                     "give the same command to go on, or start a new --out",
                 )  # fmt: skip
         for trial in self.trials.values():
@@ -158,3 +158,12 @@ class Book:
             summary = records.read_summary(folder)
             if summary and summary.get("status") != trial.status:
                 records.write_summary(folder, {**summary, "status": trial.status})
+
+
+def _text(value: Any) -> str:
+    """A setting in words: a space by its fields, the rest as a user writes it."""
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {' '.join(f'{kind} {ends}' for kind, ends in form.items())}" for name, form in value.items())
+    if isinstance(value, list):
+        return ",".join(map(str, value))
+    return "auto" if value is None else str(value)

@@ -104,7 +104,7 @@ def search(plan: Plan, book: Book, board: Board, halt: Halt, seed: int, tick: Ca
         return
     mode = "max" if plan.rising else "min"
     asha = tune.schedulers.ASHAScheduler(
-        time_attr="epoch", max_t=plan.epochs, grace_period=min(plan.first_rung, plan.epochs), reduction_factor=plan.reduction
+        time_attr="epoch", max_t=plan.epochs, grace_period=plan.first_rung, reduction_factor=plan.reduction
     )
     _fill(asha, plan, book.ended)
     watcher = _Watcher(book, board, halt, tick)

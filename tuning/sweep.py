@@ -23,7 +23,21 @@ from tuning.board import Board
 from tuning.book import START, Book
 from tuning.plan import Halt, Plan
 
+MANY = 10**9  # pictures, where it is not known yet how many there are
 SEARCHES = {"ray": ("tpe", "random"), "keras-tuner": ("hyperband", "bayesian", "random")}
+
+
+def check(config: SweepConfig, fixed: Collection[str] = ()) -> None:
+    """Refuse what can be refused before the photographs are there: preparing them may take an hour.
+
+    Raises:
+        UserError: options or a space that can't be; what depends on the number of pictures is left to `sweep`.
+    """
+    base, _ = _base(config)
+    _search(config)
+    seconds(config.sweep.time_budget)
+    _require_engine(config.sweep.engine)
+    space.read(_space_file(config), base, MANY, fixed)
 
 
 def sweep(config: SweepConfig, fixed: Collection[str] = (), stop: Stop | None = None) -> Book:
@@ -38,16 +52,16 @@ def sweep(config: SweepConfig, fixed: Collection[str] = (), stop: Stop | None = 
         UserError, MachineError: see `job/errors.py`.
         Interrupted: `stop` was set; the same call goes on.
     """
+    check(config, fixed)
     stop = Stop() if stop is None else stop
     base, data = _base(config)
     shards = manifest.read(data)
     images = shards.split("train", data).records
     shards.split("validation", data)
-    searched = space.read(Path(config.sweep.space) if config.sweep.space else None, base, images, fixed)
+    searched = space.read(_space_file(config), base, images, fixed)
     search = _search(config)
     budget = seconds(config.sweep.time_budget)
     out = Path(base.output.out)
-    _require_engine(config.sweep.engine)
     storage.make_folder(out)
     with storage.only_writer(out), console.copy_to(out / "log.txt"):
         with _engine(config, stop) as (engine, cores, gpus):
@@ -83,10 +97,16 @@ def sweep(config: SweepConfig, fixed: Collection[str] = (), stop: Stop | None = 
         return book
 
 
+def _space_file(config: SweepConfig) -> Path | None:
+    return Path(config.sweep.space) if config.sweep.space else None
+
+
 def _base(config: SweepConfig) -> tuple[Config, Path]:
     """The starting configuration, with absolute folders, and the shards."""
     if not config.output.out:
         raise UserError("--out", "no folder given for the sweep", "add --out SWEEP")
+    if config.sweep.first_rung > config.schedule.epochs:
+        raise UserError("--first-rung", f"{config.sweep.first_rung} lies beyond --epochs {config.schedule.epochs}", "give at most that")
     for flag, given in (
         ("--dry-run", config.run.dry_run),
         ("--show-augment", config.run.show_augment),
@@ -162,7 +182,7 @@ def _shares(config: SweepConfig, base: Config, cores: int, gpus: float) -> dict[
 
 def _settings(plan: Plan, config: SweepConfig, fingerprint: str) -> dict[str, Any]:
     """What a later start must share: everything that shapes a trial or the order of the search."""
-    result = {k.name: leaves(plan.base)[k.name] for k in knobs(Config) if k.is_result}
+    result = {k.name: leaves(plan.base)[k.name] for k in knobs(Config) if k.is_result and k.name != "threads"}  # those are cpus_per_trial
     own = dict(engine=config.sweep.engine, search=plan.search, space=plan.space.words, cpus_per_trial=plan.cpus, data=fingerprint)
     return result | own | dict(gpus_per_trial=plan.gpus, first_rung=plan.first_rung, reduction=plan.reduction)
 
