@@ -16,7 +16,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from job.devices import cores
+from job.machine.devices import cores
 
 
 def main() -> None:

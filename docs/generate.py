@@ -1,22 +1,50 @@
-"""Write `docs/configuration.md` from the fields of `job/config.py`, and say with `--check` whether it is current."""
+"""Write what the docs take from the code: `configuration.md`, and the table of files in `architecture.md`.
+
+With `--check`, say whether they are current.
+"""
 
 from __future__ import annotations
 
+import ast
 import sys
 from pathlib import Path
 
-from job.config import Augment, SweepConfig, strengths
-from job.options import knobs
+from job.config.options import knobs
+from job.config.resolve import strengths
+from job.config.schema import Augment, SweepConfig
 
-PAGE = Path(__file__).with_name("configuration.md")
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from tests.floors import FLOORS  # noqa: E402
+
+CONFIGURATION, ARCHITECTURE = ROOT / "docs" / "configuration.md", ROOT / "docs" / "architecture.md"
+TABLE = "| file | subject |"  # where the generated part of architecture.md begins
 
 
-def page() -> str:
-    """The page's text."""
+def architecture() -> str:
+    """The page with its table of files made anew, floor by floor."""
+    lines = [TABLE, "|---|---|"]
+    for purpose, names in FLOORS:
+        lines.append(f"| **{purpose}** | |")
+        for name in names:
+            path = ROOT / name.replace(".", "/")
+            files = [path.with_suffix(".py")] if path.with_suffix(".py").exists() else sorted(path.rglob("*.py"))
+            lines += [f"| `{file.relative_to(ROOT)}` | {_subject(file)} |" for file in files]
+    return ARCHITECTURE.read_text().partition(TABLE)[0] + "\n".join(lines) + "\n"
+
+
+def _subject(file: Path) -> str:
+    """The first line of a module's docstring."""
+    return (ast.get_docstring(ast.parse(file.read_text())) or "").partition("\n")[0].rstrip(".")
+
+
+def configuration() -> str:
+    """The page of all knobs."""
     lines = [
         "# Configuration",
         "",
-        "Made by `make docs` from `job/config.py`; do not edit. A knob is set by its flag, by its environment variable",
+        "Made by `make docs` from `job/config/schema.py`; do not edit. A knob is set by its flag, by its environment variable",
         "(`--epochs` is `TWOFOLD_EPOCHS`), or in the table of a file given to `--config`, in this order. Knobs marked",
         "*result* shape the weights: a resumed run keeps them (precision, replicas and threads may be changed by flag).",
     ]
@@ -52,6 +80,8 @@ def _shown(value: object) -> str:
 
 
 if __name__ == "__main__":
-    if "--check" in sys.argv:
-        sys.exit(0 if PAGE.read_text() == page() else "docs/configuration.md is not current: run make docs")
-    PAGE.write_text(page())
+    for path, made in ((CONFIGURATION, configuration()), (ARCHITECTURE, architecture())):
+        if "--check" not in sys.argv:
+            path.write_text(made)
+        elif path.read_text() != made:
+            sys.exit(f"docs/{path.name} is not current: run make docs")

@@ -18,10 +18,11 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from job import __version__
-from job.config import Config, EvaluateConfig, FeaturesConfig, Output, PredictConfig, PrepareConfig, SmokeConfig, SweepConfig
-from job.console import Stop, console, signals
+from job.config.options import Knob, build, convert, knobs, nearest, read_environment, read_toml, replace
+from job.config.schema import Config, EvaluateConfig, FeaturesConfig, Output, PredictConfig, PrepareConfig, SmokeConfig, SweepConfig
+from job.console import console
 from job.errors import DONE, INTERRUPTED, MACHINE, Interrupted, JobError, UserError, from_os_error
-from job.options import Knob, build, convert, knobs, nearest, read_environment, read_toml, replace
+from job.shutdown import Stop, signals
 
 NO_DATA = """twofold train: no --data given; any of these will do, and is prepared on the way:
   your own photographs in two folders:   twofold train --data pets/ --out run     (pets/cats/*.jpg, pets/dogs/*.jpg)
@@ -57,7 +58,7 @@ def _train(config: Config, arguments: argparse.Namespace, given: set[str], stop:
         raise UserError(config.output.out, "is the folder of a sweep", "name another --out for the run")
     with _tensorflow_lines_to(folder):
         if config.machine.gpus not in ("auto", "none"):  # before an hour of preparing, not after
-            from job import devices
+            from job.machine import devices
 
             devices.select(config.machine.gpus, devices.present())
         shards = _shards(config, folder, stop)
@@ -87,7 +88,7 @@ def _sweep(config: SweepConfig, arguments: argparse.Namespace, given: set[str], 
 
 def _shards(config: Config, folder: Path, stop: Stop) -> str:
     """Where the shards of `--data` are: what is a source is prepared, once, into the cache or the run folder."""
-    from job import manifest
+    from job.data import manifest
 
     data = Path(config.source.data)
     if not config.source.data or manifest.exists(data):
@@ -98,7 +99,7 @@ def _shards(config: Config, folder: Path, stop: Stop) -> str:
 
     options = config.prepare
     if (folder / "config.toml").exists():
-        from job.resume import merge
+        from job.training.resume import merge
 
         options = merge(folder, config, {"data"}).prepare
     cache = config.feed.cache
@@ -110,7 +111,7 @@ def _shards(config: Config, folder: Path, stop: Stop) -> str:
 def _evaluate(config: EvaluateConfig, arguments: argparse.Namespace, given: set[str], stop: Stop) -> int:
     with _tensorflow_lines_to(None):
         from job.evaluate import evaluate, words
-        from job.records import read_summary
+        from job.runs.records import read_summary
 
         figures = evaluate(Path(arguments.run), config, stop)
     if config.judge.json:
@@ -132,7 +133,7 @@ def _predict(config: PredictConfig, arguments: argparse.Namespace, given: set[st
 
 def _features(config: FeaturesConfig, arguments: argparse.Namespace, given: set[str], stop: Stop) -> int:
     with _tensorflow_lines_to(None):
-        from job.features import features
+        from job.visualize import features
 
         features(Path(arguments.run), arguments.image, config.output.out)
     return DONE
@@ -322,9 +323,9 @@ def _tensorflow_lines_to(folder: Path | None) -> Iterator[None]:
     """Send what TensorFlow's C++ prints to `folder/log.txt` (or nowhere), while our own errors keep the terminal."""
     made = folder is not None and not folder.exists()
     if folder is not None:
-        from job import storage
+        from job.storage import local
 
-        storage.make_folder(folder)
+        local.make_folder(folder)
     log = open(os.devnull if folder is None else folder / "log.txt", "ab")  # noqa: SIM115 (closed below, after descriptor 2)
     sys.stderr.flush()
     terminal, before = os.dup(2), sys.stderr

@@ -1,4 +1,4 @@
-"""What people see while they wait: log lines, progress bars, and the polite stop on a signal.
+"""What people see while they wait: log lines and progress bars.
 
 Lines go to one stream and, once a run folder is known, to its log file too. Bars are drawn on terminals; elsewhere
 a plain line now and then says the same. For log collectors each line can be a JSON object.
@@ -7,19 +7,13 @@ a plain line now and then says the same. For log collectors each line can be a J
 from __future__ import annotations
 
 import json
-import os
-import signal
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from types import FrameType
 from typing import IO, Any
-
-from job.errors import INTERRUPTED, Interrupted
 
 PLAIN_SECONDS = 10.0  # between two plain progress lines
 
@@ -145,57 +139,6 @@ def duration(seconds: float) -> str:
     if seconds < 5400:
         return f"{seconds / 60:.0f} min"
     return f"{seconds / 3600:.1f} h"
-
-
-class Stop:
-    """Set by a signal or by a caller; work looks at it between two steps.
-
-    `listen` hears the signals again where a library has put handlers of its own in their place; it does nothing
-    where no signals were asked for.
-    """
-
-    def __init__(self) -> None:
-        self._event = threading.Event()
-        self.listen: Callable[[], None] = lambda: None
-
-    def set(self) -> None:
-        self._event.set()
-
-    def __bool__(self) -> bool:
-        return self._event.is_set()
-
-    def check(self) -> None:
-        """Raise Interrupted where a stop was asked for."""
-        if self:
-            raise Interrupted
-
-
-@contextmanager
-def signals(stop: Stop) -> Iterator[None]:
-    """While inside, SIGTERM and Ctrl-C set `stop`; a second Ctrl-C leaves at once. For the main thread alone."""
-
-    def handle(number: int, frame: FrameType | None) -> None:
-        if stop and number == signal.SIGINT:
-            os._exit(INTERRUPTED)
-        stop.set()
-        if console.drawing:  # a line of ours would break the drawing; who draws says that it stops
-            return
-        with suppress(OSError, ValueError):  # print may be under way in this very thread: it can't be entered again
-            os.write(console.stream.fileno(), console.worded("stopping: the step under way is finished and saved").encode() + b"\n")
-
-    before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
-
-    def listen() -> None:
-        for number in before:
-            signal.signal(number, handle)
-
-    stop.listen = listen
-    try:
-        yield
-    finally:
-        stop.listen = lambda: None
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 console = Console()

@@ -10,15 +10,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from job import curves, export, layout, manifest
-from job.config import EvaluateConfig
-from job.console import Stop, console
+from job.config.schema import EvaluateConfig
+from job.console import console
+from job.data import layout, manifest
+from job.data.shards import Reader
+from job.data.sources import open_source
 from job.errors import UserError
-from job.metrics import measure, probability
-from job.shards import Reader
-from job.sources import open_source
-from job.train import data_folder
-from job.trained import Item, Judged, Trained
+from job.inference import export, plots
+from job.inference.metrics import measure, probability
+from job.inference.trained import Item, Judged, Trained
+from job.runs.records import data_folder
+from job.shutdown import Stop
 
 MISTAKES = 32  # on the picture of the most confident ones
 COMPARED = 64  # originals that model.keras is compared on
@@ -161,7 +163,7 @@ class _Mistakes:
         ]
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            curves.sheet([j.square for j in worst], titles, path, f"The most confident of {self._met:,} mistakes on {what}")
+            plots.sheet([j.square for j in worst], titles, path, f"The most confident of {self._met:,} mistakes on {what}")
             console.log(f"the most confident mistakes are in {path}")
         except OSError as error:  # the figures are worth more than the picture
             console.log(f"warning: {path} could not be written ({error.strerror})")

@@ -9,12 +9,13 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from job.config import PredictConfig
-from job.console import Stop, console
+from job.config.schema import PredictConfig
+from job.console import console
+from job.data.sources import open_source
 from job.errors import UserError
-from job.metrics import probability
-from job.sources import open_source
-from job.trained import Item, Trained
+from job.inference.metrics import probability
+from job.inference.trained import Item, Trained
+from job.shutdown import Stop
 
 COLUMNS = ("file", "class", "probability")
 

@@ -1,7 +1,7 @@
 """`twofold prepare`: photographs of two classes become TFRecord shards with a manifest.
 
 Pass one reads the sources in their own order; all cores hash, decode, shrink and encode, and the JPEGs go to a
-spool file in `--out/.work`. Pass two drops what `job/audit.py` sets aside, cuts the splits by content hash, and
+spool file in `--out/.work`. Pass two drops what `job/data/audit.py` sets aside, cuts the splits by content hash, and
 writes the shards in the order of that hash, so the bytes depend on the pictures alone. The manifest comes last.
 """
 
@@ -18,13 +18,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from job import audit, layout, manifest, pixels, shards, storage
-from job.config import Prepare, PrepareConfig
-from job.console import Stop, console, counted, duration
-from job.devices import cores
+from job.config.schema import Prepare, PrepareConfig
+from job.console import console, counted, duration
+from job.data import audit, layout, manifest, pixels, shards
+from job.data.sources import Entry, Source, open_source
 from job.errors import UserError
-from job.pool import in_order
-from job.sources import Entry, Source, open_source
+from job.machine.devices import cores
+from job.machine.pool import in_order
+from job.shutdown import Stop
+from job.storage import local, lock
 
 SHARD_BYTES = 64_000_000
 TRAIN_SHARDS = 16  # at least, so that a dozen readers find work
@@ -54,13 +56,13 @@ def prepare(sources: Sequence[str], config: PrepareConfig, stop: Stop | None = N
     settings = _settings(sources, config.prepare)
     if manifest.exists(folder):
         return _finished(folder, settings)
-    storage.make_folder(folder)
-    with storage.only_writer(folder):
+    local.make_folder(folder)
+    with lock.only_writer(folder):
         if manifest.exists(folder):  # another writer was quicker
             return _finished(folder, settings)
         _clear(folder)
         work = folder / ".work"
-        storage.make_folder(work)
+        local.make_folder(work)
         made = _Preparation(sources, config, folder, work, Stop() if stop is None else stop).run(settings)
         shutil.rmtree(work)
         return made
@@ -197,7 +199,7 @@ class _Preparation:
 
     def _write(self, splits: dict[str, list[audit.Examined]], places: dict[str, _Spooled]) -> dict[str, manifest.Split]:
         stored = sum(places[p.key].length for members in splits.values() for p in members)
-        storage.require_space(self.folder, int(1.05 * stored) + 300 * len(places), "the shards")
+        local.require_space(self.folder, int(1.05 * stored) + 300 * len(places), "the shards")
         written = {}
         with (self.work / "spool").open("rb") as spool, console.progress("writing", len(places), "images") as bar:
             for name, members in splits.items():

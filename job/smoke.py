@@ -17,10 +17,11 @@ from typing import Any
 import cv2
 import numpy as np
 
-from job.config import Config, EvaluateConfig, PredictConfig, PrepareConfig
-from job.console import Stop, console
+from job.config.options import build
+from job.config.schema import Config, EvaluateConfig, PredictConfig, PrepareConfig
+from job.console import console
 from job.errors import ProofError
-from job.options import build
+from job.shutdown import Stop
 
 PICTURES = 800  # of each class
 SIDE = 48  # px

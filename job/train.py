@@ -1,6 +1,6 @@
 """`twofold train`: shards become a model. The main flow; every part is in the module of its name.
 
-`train` reads as the table of contents; `job/loop.py` takes the steps. Two looks before a run are here as well: the
+`train` reads as the table of contents; `job/training/loop.py` takes the steps. Two looks before a run are here as well: the
 plan (`--dry-run`) and the contact sheet (`--show-augment`).
 """
 
@@ -17,12 +17,20 @@ from typing import Any
 
 import numpy as np
 
-from job import augment, checkpoint, curves, devices, manifest, order, records, resume, storage
-from job.config import Config, resolve
-from job.console import Stop, console, duration
+from job.config.options import replace
+from job.config.resolve import resolve
+from job.config.schema import Config
+from job.console import console, duration
+from job.data import manifest
 from job.errors import UserError
-from job.loop import Loop, Summary
-from job.options import replace
+from job.feeds import order
+from job.inference import plots
+from job.machine import devices
+from job.runs import checkpoints, records
+from job.shutdown import Stop
+from job.storage import local, lock
+from job.training import augment, resume
+from job.training.loop import Loop, Summary
 
 DRY_STEPS = 3
 SHEET = 32  # pictures on the contact sheet
@@ -63,7 +71,7 @@ def train(
     if before.get("status") == "done":
         console.log(f"{folder} was finished before: validation accuracy {before.get('val_accuracy', 0):.4f}")
         return before
-    shards_folder = data_folder(config)
+    shards_folder = records.data_folder(config)
     shards = manifest.read(shards_folder)
     train_split, _ = (shards.split(name, shards_folder) for name in ("train", "validation"))
     config = resolve(config, train_split.records)
@@ -72,10 +80,10 @@ def train(
         config, chosen = devices.set_up(config)
         loop = Loop(config, chosen, folder, shards_folder, shards, stop)
         return _show_augmented(loop, Path(config.run.show_augment)) if config.run.show_augment else _plan(loop)
-    storage.make_folder(folder)
-    with storage.only_writer(folder), console.copy_to(folder / "log.txt"):
+    local.make_folder(folder)
+    with lock.only_writer(folder), console.copy_to(folder / "log.txt"):
         started = time.monotonic()
-        latest = checkpoint.newest(folder / "checkpoints")
+        latest = checkpoints.newest(folder / "checkpoints")
         if latest is None:
             manifest.verify(shards_folder, tuple(s for n in ("train", "validation") for s in shards.splits[n].shards))
         config, chosen = devices.set_up(config)
@@ -99,16 +107,9 @@ def _recorded(config: Config, shards: manifest.Manifest) -> dict[str, Any]:
     }
 
 
-def data_folder(config: Config) -> Path:
-    """Where a run's shards are: what `--data` names, or what was prepared from it in the run folder."""
-    named = Path(config.source.data)
-    own = Path(config.output.out) / "data"
-    return named.absolute() if manifest.exists(named) or not own.exists() else own.absolute()
-
-
 def _plan(loop: Loop) -> Summary:
     """`--dry-run`: three real steps at each square, and what a run will take."""
-    storage.make_folder(loop.folder)
+    local.make_folder(loop.folder)
     loop.restore(None)
     console.log(f"checking by {DRY_STEPS} steps at each square; nothing is kept")
     total, first = 0.0, time.monotonic()
@@ -132,10 +133,10 @@ def _plan(loop: Loop) -> Summary:
     seconds = total + validation * loop.config.schedule.epochs + (began - first) / 2
     state = sum(array.nbytes for array in loop.step.arrays().values())
     written = 4 * state + loop.network.model.count_params() * 4 + 400 * loop.steps
-    storage.require_space(loop.folder, written, "the run")
+    local.require_space(loop.folder, written, "the run")
     done = time.strftime("%Y-%m-%d %H:%M", time.localtime(time.time() + seconds))
     console.log(f"plan: {loop.steps:,} steps in {loop.config.schedule.epochs} epochs, about {duration(seconds)}, done at {done}")
-    console.log(f"plan: writes about {storage.size(written)} to {loop.folder} ({storage.size(state)} a checkpoint)")
+    console.log(f"plan: writes about {local.size(written)} to {loop.folder} ({local.size(state)} a checkpoint)")
     return dict(status="planned", steps=loop.steps, seconds=seconds, bytes=written)
 
 
@@ -151,7 +152,7 @@ def _show_augmented(loop: Loop, path: Path) -> Summary:
         shown += list(np.clip(np.rint(changed.numpy()), 0, 255).astype(np.uint8))
         titles += [_title(float(label), loop.manifest.classes) for label in np.asarray(mixed)]
     strength = loop.config.augment.augment
-    curves.sheet(shown, titles, path, f"--augment {strength:g} at {size} px", columns=len(numbers))
+    plots.sheet(shown, titles, path, f"--augment {strength:g} at {size} px", columns=len(numbers))
     console.log(f"wrote {path}")
     return dict(status="shown")
 

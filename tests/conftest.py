@@ -10,8 +10,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import pytest
 
-from job.config import Config, PrepareConfig
-from job.options import build
+from job.config.options import build
+from job.config.schema import Config, PrepareConfig
 from job.prepare import prepare
 from job.smoke import draw
 

@@ -24,7 +24,8 @@ from referencing import Registry, Resource
 from referencing.jsonschema import DRAFT202012
 
 from job import cli
-from job.config import Config, gpus, resolve
+from job.config.resolve import gpus, resolve
+from job.config.schema import Config
 from job.errors import BUG, INTERRUPTED, MACHINE, USER, UserError
 
 Document = dict[str, Any]

@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from job import manifest, storage
-from job.config import PrepareConfig
-from job.console import Stop
-from job.options import build
+from job.config.options import build
+from job.config.schema import PrepareConfig
+from job.data import manifest
 from job.prepare import prepare
+from job.shutdown import Stop
+from job.storage import local
 
 
 def prepared(source: Path | list[str], out: Path, stop: Stop | None = None, **values: Any) -> manifest.Manifest:
@@ -19,4 +20,4 @@ def prepared(source: Path | list[str], out: Path, stop: Stop | None = None, **va
 
 def bytes_of(out: Path) -> dict[str, str]:
     """Every file of a data set by its hash; the lock names the process, so it is left out."""
-    return {p.relative_to(out).as_posix(): storage.sha256_of(p) for p in sorted(out.rglob("*")) if p.is_file() and p.name != ".lock"}
+    return {p.relative_to(out).as_posix(): local.sha256_of(p) for p in sorted(out.rglob("*")) if p.is_file() and p.name != ".lock"}

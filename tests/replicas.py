@@ -10,11 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from job import augment, devices, models, strategy
-from job.config import Config, resolve
-from job.inference import Inference
-from job.options import build
-from job.step import Step
+from job.config.options import build
+from job.config.resolve import resolve
+from job.config.schema import Config
+from job.inference.forward import Inference
+from job.machine import devices, strategy
+from job.models.network import build_network
+from job.training import augment
+from job.training.step import Step
 
 BATCH, SIZE, STEPS = 16, 24, 3
 SETTINGS: dict[str, Any] = dict(
@@ -49,8 +52,8 @@ def main(case: str, optimizer: str, path: str) -> None:
     config, chosen = devices.set_up(config)
     distribution = strategy.build(chosen.gpus, replicas)
     with distribution.scope():
-        network = models.build(config.model, 1, "float32")
-        inference = Inference(models.build(config.model, 1), distribution)
+        network = build_network(config.model, 1, "float32")
+        inference = Inference(build_network(config.model, 1), distribution)
     kind = {"turns": InTurn, "silent": Silent}.get(case, Step)
     step = kind(config, network, distribution, (1.0, 1.0))
     rng = np.random.default_rng(0)

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from job import checkpoint, records
+from job.runs import checkpoints, records
 
 SPACE = """
 dropout = { uniform = [0.0, 0.6] }
@@ -63,7 +63,7 @@ def ended(out: Path) -> dict[str, dict[str, str]]:
 
 def weights(run: Path) -> dict[str, Any]:
     folder = run / "checkpoints"
-    return checkpoint.load(folder, checkpoint.steps(folder)[0]).arrays
+    return checkpoints.load(folder, checkpoints.steps(folder)[0]).arrays
 
 
 def same_bits(one: Path, other: Path) -> None:

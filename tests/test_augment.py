@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from job import augment, pixels
-from job.config import Augment
+from job.config.schema import Augment
+from job.data import pixels
+from job.training import augment
 
 OFF: dict[str, float] = dict(augment=0, crop=1.0, flip=0.0, rotate=0.0, brightness=0.0, contrast=0.0, saturation=0.0, erase=0.0, mixup=0.0)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from job import cgroup, devices
+from job.machine import cgroup, devices
 
 NO_LIMIT = 9223372036854771712  # what version 1 says where there is none
 

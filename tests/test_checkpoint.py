@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from job import checkpoint
-from job.checkpoint import Checkpoint
 from job.errors import UserError
+from job.runs import checkpoints
+from job.runs.checkpoints import Checkpoint
 
 
 def _make(step: int) -> Checkpoint:
@@ -17,8 +17,8 @@ def _make(step: int) -> Checkpoint:
 
 
 def test_what_is_saved_comes_back(tmp_path: Path) -> None:
-    checkpoint.save(tmp_path, _make(7))
-    back = checkpoint.newest(tmp_path)
+    checkpoints.save(tmp_path, _make(7))
+    back = checkpoints.newest(tmp_path)
     assert back is not None
     assert (back.step, back.record) == (7, {"seconds": 7.1})
     np.testing.assert_array_equal(back.arrays["weights/a"], _make(7).arrays["weights/a"])
@@ -26,13 +26,13 @@ def test_what_is_saved_comes_back(tmp_path: Path) -> None:
 
 
 def test_nothing_saved_is_none(tmp_path: Path) -> None:
-    assert checkpoint.newest(tmp_path / "never") is None
+    assert checkpoints.newest(tmp_path / "never") is None
 
 
 def test_the_same_step_is_replaced(tmp_path: Path) -> None:
-    checkpoint.save(tmp_path, _make(7))
-    checkpoint.save(tmp_path, Checkpoint(7, {"weights/a": np.zeros(1)}, {"again": True}))
-    back = checkpoint.newest(tmp_path)
+    checkpoints.save(tmp_path, _make(7))
+    checkpoints.save(tmp_path, Checkpoint(7, {"weights/a": np.zeros(1)}, {"again": True}))
+    back = checkpoints.newest(tmp_path)
     assert back is not None
     assert back.record == {"again": True}
     assert [p.name for p in tmp_path.iterdir()] == ["step-00000007"]
@@ -41,7 +41,7 @@ def test_the_same_step_is_replaced(tmp_path: Path) -> None:
 @pytest.mark.parametrize("damage", ["cut", "flip", "no state", "no json", "half json"])
 def test_a_damaged_one_is_passed_over(tmp_path: Path, damage: str, capsys: pytest.CaptureFixture[str]) -> None:
     for step in (3, 5):
-        checkpoint.save(tmp_path, _make(step))
+        checkpoints.save(tmp_path, _make(step))
     state, record = tmp_path / "step-00000005" / "state.npz", tmp_path / "step-00000005" / "checkpoint.json"
     data = state.read_bytes()
     if damage == "cut":
@@ -54,29 +54,29 @@ def test_a_damaged_one_is_passed_over(tmp_path: Path, damage: str, capsys: pytes
         record.unlink()
     else:
         record.write_text(record.read_text()[:40])
-    back = checkpoint.newest(tmp_path)
+    back = checkpoints.newest(tmp_path)
     assert back is not None
     assert back.step == 3
     assert "warning:" in capsys.readouterr().out
 
 
 def test_all_damaged_is_an_error_and_no_fresh_start(tmp_path: Path) -> None:
-    checkpoint.save(tmp_path, _make(3))
+    checkpoints.save(tmp_path, _make(3))
     (tmp_path / "step-00000003" / "state.npz").unlink()
     with pytest.raises(UserError, match="all 1 checkpoints are damaged; restore them, or start in a new --out"):
-        checkpoint.newest(tmp_path)
+        checkpoints.newest(tmp_path)
 
 
 def test_an_unfinished_save_does_not_count(tmp_path: Path) -> None:
-    checkpoint.save(tmp_path, _make(3))
+    checkpoints.save(tmp_path, _make(3))
     (tmp_path / ".step-00000009.tmp").mkdir()
-    assert checkpoint.steps(tmp_path) == [3]
-    checkpoint.save(tmp_path, _make(9))
-    assert checkpoint.steps(tmp_path) == [9, 3]
+    assert checkpoints.steps(tmp_path) == [3]
+    checkpoints.save(tmp_path, _make(9))
+    assert checkpoints.steps(tmp_path) == [9, 3]
 
 
 def test_prune_keeps_what_is_named(tmp_path: Path) -> None:
     for step in (1, 2, 3, 4):
-        checkpoint.save(tmp_path, _make(step))
-    checkpoint.prune(tmp_path, {1, 4})
-    assert checkpoint.steps(tmp_path) == [4, 1]
+        checkpoints.save(tmp_path, _make(step))
+    checkpoints.prune(tmp_path, {1, 4})
+    assert checkpoints.steps(tmp_path) == [4, 1]

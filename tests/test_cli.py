@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from job.cli import COMMANDS
-from job.options import knobs
+from job.config.options import knobs
 
 QUICK = ["--size=32", "--train-sizes=32", "--filters=8,16", "--epochs=1", "--batch=16", "--precision=float32", "--threads=2"]
 

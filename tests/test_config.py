@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from job.config import Augment, Config, gpus, resolve, strengths
+from job.config.options import build, leaves
+from job.config.resolve import gpus, resolve, strengths
+from job.config.schema import Augment, Config
 from job.errors import UserError
-from job.options import build, leaves
 
 IMAGES = 18_000
 

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from job.console import Console, Stop, console, signals
+from job.console import Console, console
+from job.shutdown import Stop, signals
 
 
 @pytest.fixture

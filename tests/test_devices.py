@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
-from job.devices import Gpu, batch_share, choose_precision, cores, free_memory, has_bfloat16, select
 from job.errors import MachineError, UserError
+from job.machine.devices import Gpu, batch_share, choose_precision, cores, free_memory, has_bfloat16, select
 
 PASCAL, VOLTA, TURING, AMPERE = (Gpu(f"/gpu:{k}", "GPU", c) for k, c in enumerate([(6, 1), (7, 0), (7, 5), (8, 0)]))
 TWO = [AMPERE, VOLTA]

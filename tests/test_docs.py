@@ -8,12 +8,12 @@ import sys
 from pathlib import Path
 
 from job.cli import COMMANDS
-from job.options import knobs
+from job.config.options import knobs
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def test_the_configuration_page_is_current() -> None:
+def test_the_pages_made_from_the_code_are_current() -> None:
     done = subprocess.run([sys.executable, ROOT / "docs" / "generate.py", "--check"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 

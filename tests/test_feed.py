@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from job import pixels
+from job.data import pixels
+from job.data.manifest import read
+from job.data.shards import Reader
 from job.errors import UserError
-from job.feed import Squares, ahead
-from job.manifest import read
-from job.shards import Reader
+from job.feeds.memory import Squares, ahead
 
 
 @pytest.fixture

@@ -10,14 +10,14 @@ import cv2
 import numpy as np
 import pytest
 
-from job.config import EvaluateConfig, PredictConfig, PrepareConfig
+from job.config.options import build
+from job.config.schema import EvaluateConfig, PredictConfig, PrepareConfig
 from job.errors import UserError
 from job.evaluate import evaluate, words
-from job.features import features
-from job.options import build
 from job.predict import predict
 from job.prepare import prepare
-from job.records import read_summary
+from job.runs.records import read_summary
+from job.visualize import features
 
 
 def _evaluate(run: Path, **values: Any) -> dict[str, Any]:
@@ -35,10 +35,10 @@ def test_the_own_validation_gives_the_figures_of_training(run: Path) -> None:
 
 def test_a_source_and_its_shards_give_identical_probabilities(run: Path, originals: Path, tmp_path: Path) -> None:
     """Real photographs of 500 px: the way through `prepare` and the way in memory are one."""
-    from job.manifest import read
-    from job.shards import Reader
-    from job.sources import open_source
-    from job.trained import Item, Trained
+    from job.data.manifest import read
+    from job.data.shards import Reader
+    from job.data.sources import open_source
+    from job.inference.trained import Item, Trained
 
     small = tmp_path / "few"
     source = open_source(str(originals), tmp_path)

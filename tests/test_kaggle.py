@@ -19,12 +19,12 @@ import cv2
 import numpy as np
 import pytest
 
-from job import manifest
-from job.config import PrepareConfig
+from job.config.options import build
+from job.config.schema import PrepareConfig
+from job.data import manifest
+from job.data.sources import kaggle_hub, open_source
 from job.errors import JobError, MachineError, UserError
-from job.options import build
 from job.prepare import prepare
-from job.sources import kaggle_hub, open_source
 from tests.servers import FakeKaggle
 
 if importlib.util.find_spec("kaggle") is None:

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
-from job.options import leaves
+from job.config.options import leaves
 from tests.manifests import RULES, SPOT, VERSIONS, Document, Finding, Job, check, read, render, schema_errors
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from job.data.layout import Layout, find, same_class, split_of
+from job.data.sources import Entry
 from job.errors import UserError
-from job.layout import Layout, find, same_class, split_of
-from job.sources import Entry
 
 
 def _find(*names: str, positive: str = "", classes: tuple[str, str] | None = None) -> Layout:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from job import manifest
+from job.data import manifest
 from job.errors import UserError
 
 

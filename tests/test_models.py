@@ -8,8 +8,8 @@ import keras
 import numpy as np
 import pytest
 
-from job import models
-from job.config import Model
+from job.config.schema import Model
+from job.models.network import build_network, exported, variables_of
 from job.models.residual import STEM, whiten
 
 RESIDUAL = dict(model="residual", size=32, filters=(8, 16))
@@ -21,8 +21,8 @@ CLASSIC = dict(model="classic", size=32, filters=(4, 8), dense=(16, 8))
 )
 def test_the_twins_have_the_same_variables_and_answers(values: dict[str, Any]) -> None:
     options = Model(**values)
-    to_train, to_judge = models.build(options, 3, "float32"), models.build(options, 3)
-    trained, judged = models.variables(to_train), models.variables(to_judge)
+    to_train, to_judge = build_network(options, 3, "float32"), build_network(options, 3)
+    trained, judged = variables_of(to_train), variables_of(to_judge)
     assert {p: tuple(v.shape) for p, v in trained.items()} == {p: tuple(v.shape) for p, v in judged.items()}
     for path, variable in trained.items():
         np.testing.assert_array_equal(variable.numpy(), judged[path].numpy(), err_msg=path)
@@ -36,23 +36,23 @@ def test_the_twins_have_the_same_variables_and_answers(values: dict[str, Any]) -
 
 def test_weights_follow_the_seed_and_the_path_alone() -> None:
     keras.layers.Dense(1)  # a process that built other things before
-    one, same, other = (models.build(Model(**RESIDUAL), seed) for seed in (1, 1, 2))
-    first = models.variables(one)
-    for path, variable in models.variables(same).items():
+    one, same, other = (build_network(Model(**RESIDUAL), seed) for seed in (1, 1, 2))
+    first = variables_of(one)
+    for path, variable in variables_of(same).items():
         np.testing.assert_array_equal(variable.numpy(), first[path].numpy())
-    assert not np.array_equal(models.variables(other)["stage1_conv/kernel"].numpy(), first["stage1_conv/kernel"].numpy())
+    assert not np.array_equal(variables_of(other)["stage1_conv/kernel"].numpy(), first["stage1_conv/kernel"].numpy())
     a, b = first["stage2_block1_conv1/kernel"].numpy(), first["stage2_block1_conv2/kernel"].numpy()
     assert not np.array_equal(a, b)
 
 
 def test_residual_takes_pictures_of_any_size() -> None:
-    network = models.build(Model(**RESIDUAL), 1)
+    network = build_network(Model(**RESIDUAL), 1)
     for side in (16, 40, 57):
         assert network.model(np.zeros((2, side, side, 3), np.float32)).shape == (2, 1)
 
 
 def test_dropout_takes_its_columns_from_the_noise() -> None:
-    network = models.build(Model(**CLASSIC, dropout=0.5), 1, "float32")
+    network = build_network(Model(**CLASSIC, dropout=0.5), 1, "float32")
     assert network.noise_columns == 16 + 8
     pictures = np.random.default_rng(0).uniform(0, 255, (1, 32, 32, 3)).astype(np.float32)
 
@@ -63,7 +63,7 @@ def test_dropout_takes_its_columns_from_the_noise() -> None:
         return float(logit[0, 0])
 
     kept, dropped = np.ones((1, 24), np.float32), np.zeros((1, 24), np.float32)
-    assert answer(dropped) == pytest.approx(float(models.variables(network)["head/bias"].numpy()[0]))
+    assert answer(dropped) == pytest.approx(float(variables_of(network)["head/bias"].numpy()[0]))
     assert answer(kept) != answer(dropped)
 
 
@@ -86,12 +86,12 @@ def test_whitening_of_one_colour_stays_finite() -> None:
 
 
 def test_the_exported_model_squares_any_picture_as_evaluation_does() -> None:
-    from job import pixels
+    from job.data import pixels
 
-    network = models.build(Model(**RESIDUAL), 1)
-    exported = models.exported(network, 32)
+    network = build_network(Model(**RESIDUAL), 1)
+    model = exported(network, 32)
     for height, width in ((40, 60), (32, 32), (20, 90), (10, 12)):
         picture = np.random.default_rng(height).integers(0, 256, (height, width, 3), dtype=np.uint8)
         direct = network.model(pixels.squeeze(picture, 32)[None].astype(np.float32))
         expected = 1 / (1 + np.exp(-np.asarray(direct)))
-        np.testing.assert_allclose(exported(picture[None]), expected, atol=5e-3)
+        np.testing.assert_allclose(model(picture[None]), expected, atol=5e-3)

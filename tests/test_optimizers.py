@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from job.config import Optimizer
-from job.optimizers import orthogonalise, rules
+from job.config.schema import Optimizer
+from job.training.optimizers import orthogonalise, rules
 
 
 def _ours(options: Optimizer, path: str, start: Any, gradients: list[Any], lr: float) -> Any:

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from job import storage
 from job.cli import COMMANDS, read
-from job.config import Config, EvaluateConfig, PrepareConfig
+from job.config.options import Knob, build, knobs, leaves, nearest, read_toml, replace, to_toml
+from job.config.schema import Config, EvaluateConfig, PrepareConfig
 from job.errors import UserError
-from job.options import Knob, build, knobs, leaves, nearest, read_toml, replace, to_toml
+from job.storage import local
 
 
 def _train(argv: list[str], environ: dict[str, str] | None = None) -> Any:
@@ -182,7 +182,7 @@ def test_toml_gives_back_any_configuration_exactly(tree: type, tmp_path_factory:
     @given(st.fixed_dictionaries({knob.name: _values(knob) for knob in knobs(tree)}))
     def check(values: dict[str, Any]) -> None:
         config = build(tree, values)
-        storage.write_atomic(path, to_toml(config))
+        local.write_atomic(path, to_toml(config))
         again = read_toml(path, tree)
         assert again == leaves(config) == values
         assert {name: type(value) for name, value in again.items()} == {name: type(value) for name, value in values.items()}

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from job.order import derive, epoch_end, noise, permutation, positions
+from job.feeds.order import derive, epoch_end, noise, permutation, positions
 
 SEEDS = st.integers(0, 2**31 - 1)
 

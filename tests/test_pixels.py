@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
-from job.pixels import Undecodable, decode, encode, reduce, square, squeeze, stored
+from job.data.pixels import Undecodable, decode, encode, reduce, square, squeeze, stored
 
 RNG = np.random.default_rng(5)
 

@@ -19,13 +19,14 @@ import cv2
 import numpy as np
 import pytest
 
-from job import manifest, storage
 from job.cli import main
-from job.config import Prepare, PrepareConfig
+from job.config.options import build
+from job.config.schema import Prepare, PrepareConfig
+from job.data import manifest
+from job.data.shards import Reader, Record
 from job.errors import MachineError, UserError
-from job.options import build
 from job.prepare import key, prepare
-from job.shards import Reader, Record
+from job.storage import local
 from tests.preparing import bytes_of, prepared
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -352,7 +353,7 @@ def test_a_full_disk_is_seen_before_shards_are_written(drawn: Path, tmp_path: Pa
     class Usage:
         free = 1000
 
-    monkeypatch.setattr(storage.shutil, "disk_usage", lambda _: Usage)
+    monkeypatch.setattr(local.shutil, "disk_usage", lambda _: Usage)
     with pytest.raises(MachineError, match=r"the shards would take about .* kB, the disk has 1\.0 kB free"):
         prepared(drawn, tmp_path / "out")
     assert list((tmp_path / "out").glob("*.tfrecord")) == []

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from job import manifest
-from job.console import Stop
+from job.data import manifest
 from job.errors import Interrupted, UserError
+from job.shutdown import Stop
 from tests.preparing import bytes_of, prepared
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -32,7 +32,7 @@ def test_a_stop_is_taken_and_the_same_call_goes_on_to_the_same_bytes(drawn: Path
 
 
 def test_a_stop_while_shards_are_written(drawn: Path, shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from job import shards as shards_module
+    from job.data import shards as shards_module
 
     out, stop, write = tmp_path / "out", Stop(), shards_module.write
 
@@ -52,9 +52,9 @@ def test_a_stop_while_shards_are_written(drawn: Path, shards: Path, tmp_path: Pa
 
 _SLOWED = """
 import sys
-from job import shards
+from job.data import shards
 from job.cli import main
-from job.sources.folder import Folder
+from job.data.sources.folder import Folder
 
 def hang():
     print("reached", flush=True)
@@ -79,7 +79,7 @@ if sys.argv[1] == "reading":
 elif sys.argv[1] == "writing":
     shards.write = slow_write
 else:
-    from job import manifest
+    from job.data import manifest
     manifest.write = lambda *_: hang()
 main(sys.argv[2:])
 """

@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from job.config import Config, resolve
-from job.options import build
-from job.schedules import learning_rate, train_size, work
+from job.config.options import build
+from job.config.resolve import resolve
+from job.config.schema import Config
+from job.training.schedules import learning_rate, train_size, work
 
 
 def _config(**values: Any) -> Config:

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from job import manifest
+from job.data import manifest
+from job.data.shards import Reader, Record, framed_size, parse, serialize, write
 from job.errors import UserError
-from job.shards import Reader, Record, framed_size, parse, serialize, write
 
 # paths as they come from a file system: any text, and bytes that are no UTF-8
 KEYS = st.text(max_size=30) | st.binary(max_size=10).map(lambda b: b.decode("utf-8", "surrogateescape"))

@@ -15,8 +15,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from job.data.sources import Entry, is_archive, is_picture, open_source
 from job.errors import UserError
-from job.sources import Entry, is_archive, is_picture, open_source
 
 FILES = {"cats/1.jpg": b"one", "cats/2.PNG": b"two", "dogs/deep/3.webp": b"three" * 100}
 IGNORED = ("Thumbs.db", "cats/.DS_Store", "cats/._1.jpg", "__MACOSX/cats/1.jpg", "readme.txt", "notes.md", "labels.csv")

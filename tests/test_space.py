@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from job.config import Config, resolve
+from job.config.options import build, convert, leaves
+from job.config.resolve import resolve
+from job.config.schema import Config
 from job.errors import UserError
-from job.options import build, convert, leaves
 from tuning import space
 
 IMAGES = 18_000
@@ -70,7 +71,7 @@ def test_scaled_filters_stay_a_list_of_filters(factor: float, filters: list[int]
 
 
 def _knob(name: str) -> Any:
-    from job.options import knobs
+    from job.config.options import knobs
 
     return next(k for k in knobs(Config) if k.name == name)
 

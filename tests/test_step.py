@@ -10,10 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from job import augment, devices, models, strategy
-from job.config import Config, resolve
-from job.options import build
-from job.step import SCALE, Step, judged_weights
+from job.config.options import build
+from job.config.resolve import resolve
+from job.config.schema import Config
+from job.machine import devices, strategy
+from job.models.network import build_network
+from job.runs.checkpoints import inference_weights
+from job.training import augment
+from job.training.step import SCALE, Step
 from tests.conftest import THREADS
 
 
@@ -50,7 +54,7 @@ def _step(**changes: Any) -> Step:
     config, chosen = devices.set_up(config)
     distribution = strategy.build(chosen.gpus, 1)
     with distribution.scope():
-        network = models.build(config.model, 1, config.machine.precision)
+        network = build_network(config.model, 1, config.machine.precision)
     return Step(config, network, distribution, (1.0, 1.0))
 
 
@@ -139,7 +143,7 @@ def test_averages_are_what_is_judged_and_follow_the_weights() -> None:
     step = _step(ema=0.5)
     for number in range(3):
         step.run(*_batch(step, number), 0.05, number, 24)
-    arrays, judged = step.arrays(), judged_weights(step.arrays())
+    arrays, judged = step.arrays(), inference_weights(step.arrays())
     assert set(judged) == {v.path for v in step.network.model.variables}
     assert not np.array_equal(judged["head/kernel"], arrays["weights/head/kernel"])
     np.testing.assert_array_equal(judged["stem/kernel"], arrays["weights/stem/kernel"])

@@ -12,14 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from job import storage
 from job.errors import MachineError, UserError, from_os_error
+from job.storage import local, lock
 
 
 def test_write_atomic_replaces_and_leaves_nothing_else(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
-    storage.write_atomic(path, "old")
-    storage.write_atomic(path, b"new")
+    local.write_atomic(path, "old")
+    local.write_atomic(path, b"new")
     assert path.read_bytes() == b"new"
     assert os.listdir(tmp_path) == ["a.json"]
 
@@ -27,14 +27,14 @@ def test_write_atomic_replaces_and_leaves_nothing_else(tmp_path: Path) -> None:
 @pytest.mark.parametrize("fails", ["sync", "replace"])
 def test_a_write_that_fails_leaves_the_old_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: str) -> None:
     path = tmp_path / "a.json"
-    storage.write_atomic(path, "old")
+    local.write_atomic(path, "old")
 
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device", str(path))
 
-    monkeypatch.setattr(*((storage, "sync") if fails == "sync" else (os, "replace")), full)
+    monkeypatch.setattr(*((local, "sync") if fails == "sync" else (os, "replace")), full)
     with pytest.raises(OSError, match="No space") as caught:
-        storage.write_atomic(path, "new")
+        local.write_atomic(path, "new")
     assert path.read_text() == "old"
     assert os.listdir(tmp_path) == ["a.json"]
     worded = from_os_error(caught.value)
@@ -46,14 +46,14 @@ def test_a_write_that_fails_leaves_the_old_content(tmp_path: Path, monkeypatch: 
 def test_write_json_is_read_back(tmp_path: Path) -> None:
     import json
 
-    storage.write_json(tmp_path / "a", {"é": [1, None]})
+    local.write_json(tmp_path / "a", {"é": [1, None]})
     assert json.loads((tmp_path / "a").read_text(encoding="utf-8")) == {"é": [1, None]}
 
 
 _HOLD = """
 import sys
 from pathlib import Path
-from job.storage import only_writer
+from job.storage.local import only_writer
 with only_writer(Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.read()
@@ -66,7 +66,7 @@ def test_a_second_writer_is_refused_until_the_first_is_killed(tmp_path: Path) ->
     with subprocess.Popen([sys.executable, "-c", _HOLD, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == b"held\n"
-        with pytest.raises(UserError) as caught, storage.only_writer(tmp_path):
+        with pytest.raises(UserError) as caught, lock.only_writer(tmp_path):
             pass
         wanted = f"{tmp_path}: is in use by process {holder.pid} on {socket.gethostname()}; wait for it, stop it, or name another --out"
         assert str(caught.value) == wanted
@@ -74,28 +74,28 @@ def test_a_second_writer_is_refused_until_the_first_is_killed(tmp_path: Path) ->
         holder.send_signal(signal.SIGKILL)
         holder.wait()
     with (
-        storage.only_writer(tmp_path),
+        lock.only_writer(tmp_path),
         pytest.raises(UserError, match=f"in use by process {os.getpid()} on "),
-        storage.only_writer(tmp_path),
+        lock.only_writer(tmp_path),
     ):
         pass
-    with storage.only_writer(tmp_path):
+    with lock.only_writer(tmp_path):
         pass
 
 
 def test_an_error_within_frees_the_folder(tmp_path: Path) -> None:
-    with pytest.raises(KeyError), storage.only_writer(tmp_path):
+    with pytest.raises(KeyError), lock.only_writer(tmp_path):
         raise KeyError
-    with storage.only_writer(tmp_path):
+    with lock.only_writer(tmp_path):
         pass
 
 
 def test_require_space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = namedtuple("usage", "total used free")
-    monkeypatch.setattr(storage.shutil, "disk_usage", lambda _: usage(100, 50, 5_000_000))
-    storage.require_space(tmp_path, 5_000_000, "the shards")
+    monkeypatch.setattr(local.shutil, "disk_usage", lambda _: usage(100, 50, 5_000_000))
+    local.require_space(tmp_path, 5_000_000, "the shards")
     with pytest.raises(MachineError) as caught:
-        storage.require_space(tmp_path, 5_000_001, "the shards")
+        local.require_space(tmp_path, 5_000_001, "the shards")
     assert caught.value.code == 69
     line = "the shards would take about 5.0 MB, the disk has 5.0 MB free; free some space or name another --out"
     assert str(caught.value) == f"{tmp_path}: {line}"
@@ -106,16 +106,16 @@ def test_require_space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     [(0, "0 bytes"), (999, "999 bytes"), (1000, "1.0 kB"), (1_500_000, "1.5 MB"), (2e9, "2.0 GB"), (3.2e12, "3.2 TB"), (5e15, "5000.0 TB")],
 )
 def test_sizes_in_words(count: float, words: str) -> None:
-    assert storage.size(count) == words
+    assert local.size(count) == words
 
 
 def test_make_folder_over_a_file(tmp_path: Path) -> None:
-    storage.make_folder(tmp_path / "a" / "b")
-    storage.make_folder(tmp_path / "a" / "b")
+    local.make_folder(tmp_path / "a" / "b")
+    local.make_folder(tmp_path / "a" / "b")
     (tmp_path / "file").write_text("")
     for folder in (tmp_path / "file", tmp_path / "file" / "below"):
         with pytest.raises(UserError) as caught:
-            storage.make_folder(folder)
+            local.make_folder(folder)
         assert str(caught.value) == f"{folder}: is a file, not a folder; name a folder with --out"
 
 

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from job import records
 from job.cli import main
+from job.runs import records
 from tests import sweeping
 from tests.sweeping import ENGINES
 

@@ -15,17 +15,19 @@ from typing import Any
 import numpy as np
 import pytest
 
-from job import checkpoint, manifest, records, strategy
-from job.config import Config
-from job.console import Stop
+from job.config.options import read_toml
+from job.config.schema import Config
+from job.data import manifest
 from job.errors import Interrupted, UserError
-from job.options import read_toml
+from job.machine import strategy
+from job.runs import checkpoints, records
+from job.shutdown import Stop
 from job.train import train
 from tests.conftest import SMALL, small
 
 
 def _weights(run: Path) -> dict[str, Any]:
-    return checkpoint.load(run / "checkpoints", checkpoint.steps(run / "checkpoints")[0]).arrays
+    return checkpoints.load(run / "checkpoints", checkpoints.steps(run / "checkpoints")[0]).arrays
 
 
 def _figures(run: Path) -> list[dict[str, Any]]:
@@ -140,8 +142,8 @@ def test_other_result_fields_are_refused_by_name_and_threads_may_change(shards: 
 
 
 def test_another_data_set_is_refused_on_resume(shards: Path, drawn: Path, tmp_path: Path) -> None:
-    from job.config import PrepareConfig
-    from job.options import build
+    from job.config.options import build
+    from job.config.schema import PrepareConfig
     from job.prepare import prepare
 
     out = tmp_path / "run"
@@ -155,7 +157,7 @@ def test_a_damaged_checkpoint_falls_back_and_never_to_a_fresh_start(shards: Path
     out = tmp_path / "run"
     train(small(shards, out, stop_after=1, save_every=1e-6))
     folder = out / "checkpoints"
-    newest, before = checkpoint.steps(folder)[:2]
+    newest, before = checkpoints.steps(folder)[:2]
     state = folder / f"step-{newest:08d}" / "state.npz"
     state.write_bytes(state.read_bytes()[:-100])
     assert train(small(shards, out))["status"] == "done"
@@ -163,7 +165,7 @@ def test_a_damaged_checkpoint_falls_back_and_never_to_a_fresh_start(shards: Path
     for name, array in _weights(run).items():
         np.testing.assert_array_equal(_weights(out)[name], array, err_msg=name)
     (out / records.SUMMARY).unlink()
-    for step in checkpoint.steps(folder):
+    for step in checkpoints.steps(folder):
         (folder / f"step-{step:08d}" / "state.npz").write_bytes(b"")
     with pytest.raises(UserError, match="checkpoints are damaged; restore them, or start in a new --out"):
         train(small(shards, out))
@@ -177,8 +179,8 @@ def test_a_loss_that_is_not_finite_names_the_step_and_keeps_the_checkpoint(shard
     with pytest.raises(UserError, match=line):
         train(config)
     assert records.read_summary(out)["status"] == "failed"
-    for step in checkpoint.steps(out / "checkpoints"):
-        for name, array in checkpoint.load(out / "checkpoints", step).arrays.items():
+    for step in checkpoints.steps(out / "checkpoints"):
+        for name, array in checkpoints.load(out / "checkpoints", step).arrays.items():
             assert np.isfinite(array).all(), name
 
 
@@ -193,8 +195,8 @@ def test_patience_ends_the_run_early(shards: Path, tmp_path: Path) -> None:
 
 
 def test_the_class_weights_are_printed_where_classes_are_uneven(drawn: Path, tmp_path: Path, capsys: Any) -> None:
-    from job.config import PrepareConfig
-    from job.options import build
+    from job.config.options import build
+    from job.config.schema import PrepareConfig
     from job.prepare import prepare
 
     few = tmp_path / "few"
@@ -240,10 +242,10 @@ np.savez(sys.argv[2], keys=list(rows), p=np.concatenate(list(rows.values())))
         capture_output=True,
         cwd=tmp_path,
     )
-    from job.manifest import read
-    from job.metrics import probability
-    from job.shards import Reader
-    from job.trained import Item, Trained
+    from job.data.manifest import read
+    from job.data.shards import Reader
+    from job.inference.metrics import probability
+    from job.inference.trained import Item, Trained
 
     reader = Reader(shards, read(shards).splits["validation"].shards)
     judged = {
@@ -258,7 +260,7 @@ np.savez(sys.argv[2], keys=list(rows), p=np.concatenate(list(rows.values())))
 
 
 def test_one_writer_at_a_time(shards: Path, tmp_path: Path) -> None:
-    from job.storage import only_writer
+    from job.storage.local import only_writer
 
     out = tmp_path / "run"
     out.mkdir()

@@ -14,13 +14,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from job import manifest, storage
-from job.config import PrepareConfig
+from job.config.options import build
+from job.config.schema import PrepareConfig
+from job.data import manifest
+from job.data.sources import open_source, web
 from job.errors import MachineError, UserError
-from job.options import build
 from job.prepare import prepare
 from job.smoke import draw
-from job.sources import open_source, web
+from job.storage import local
 from tests.servers import Server
 
 DATA = np.random.default_rng(1).bytes(3_000_000)  # more than one chunk
@@ -108,7 +109,7 @@ def test_killed_after_the_last_byte(server: Server, tmp_path: Path, monkeypatch:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(storage, "sha256_of", killed)
+        patch.setattr(local, "sha256_of", killed)
         with pytest.raises(KeyboardInterrupt):
             web.download(server.url(PATH), tmp_path)
     assert web.download(server.url(PATH), tmp_path).read_bytes() == DATA

@@ -20,10 +20,10 @@ from keras_tuner.src import config as keras_tuner_config
 
 from job.errors import MachineError
 from tuning import trial
-from tuning.board import Board
-from tuning.book import START, Book
 from tuning.plan import Halt, Plan
 from tuning.space import Point
+from tuning.state import START, Book
+from tuning.status import Board
 from tuning.worker import Worker
 
 keras_tuner_config.DEBUG = False  # it would print the traceback of each trial that fails: the book has the reason

@@ -38,13 +38,13 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.trial import TrialState
 from ray import tune
 
-from job.console import Stop
 from job.errors import MachineError
+from job.shutdown import Stop
 from tuning import trial
-from tuning.board import Board
-from tuning.book import START, Book, Trial
 from tuning.plan import Halt, Plan
 from tuning.space import Dimension, Point
+from tuning.state import START, Book, Trial
+from tuning.status import Board
 
 STORE = 80 << 20  # bytes of Ray's object store, its least: nothing of ours lies there
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from job.config import RISING, Config
-from job.console import Stop
-from job.options import replace
+from job.config.options import replace
+from job.config.schema import RISING, Config
+from job.shutdown import Stop
 from tuning.space import Point, Space
 
 HALT = ".halt"  # in the sweep's folder, while running trials are asked to save and leave

@@ -8,10 +8,12 @@ from typing import Any
 
 from matplotlib.ticker import FuncFormatter
 
-from job import curves, records, storage
-from job.options import leaves, replace, to_toml
-from tuning.book import START, Book, Trial
+from job.config.options import leaves, replace, to_toml
+from job.inference import plots
+from job.runs import records
+from job.storage import local
 from tuning.space import Dimension
+from tuning.state import START, Book, Trial
 
 TRIALS, BEST, PICTURE = "trials.csv", "best.toml", "sweep.png"
 _FIGURES = ("val_accuracy", "val_accuracy_low", "val_accuracy_high", "val_log_loss", "val_auc", "val_brier", "parameters")
@@ -43,7 +45,7 @@ def _table(book: Book) -> None:
                 **{name: _shown(values[name]) for name in fields},
             }
         )  # fmt: skip
-    storage.write_atomic(plan.out / TRIALS, file.getvalue())
+    local.write_atomic(plan.out / TRIALS, file.getvalue())
 
 
 def _shown(value: Any) -> str:
@@ -57,7 +59,7 @@ def _shown(value: Any) -> str:
 def _best(book: Book, best: Trial) -> None:
     """The configuration as a user would write it: what depends on the machine is left to the machine."""
     head = f"# trial {best.id} of {len(book.trials)}: validation {book.plan.monitor} {book.score(best):.4f}\n"
-    storage.write_atomic(book.plan.out / BEST, head + to_toml(replace(book.plan.searched(best.point), out="")))
+    local.write_atomic(book.plan.out / BEST, head + to_toml(replace(book.plan.searched(best.point), out="")))
 
 
 def draw(book: Book) -> None:
@@ -69,7 +71,7 @@ def draw(book: Book) -> None:
         return
     columns = 4
     rows = 1 + -(-len(plan.space.dimensions) // columns)
-    figure = curves.blank(3.4 * columns, 3.2 * rows)
+    figure = plots.blank(3.4 * columns, 3.2 * rows)
     grid = figure.add_gridspec(rows, columns)
     name = plan.monitor.replace("_", " ")
     best = book.best
@@ -89,7 +91,7 @@ def draw(book: Book) -> None:
         axis.spines[["top", "right"]].set_visible(False)
     whole = "blue: ran to the end; grey: stopped on the way; orange: the best"
     figure.suptitle(f"{len(book.trials)} trials of up to {plan.epochs} epochs ({whole})", fontsize=10)
-    curves.save(figure, plan.out / PICTURE)
+    plots.save(figure, plan.out / PICTURE)
 
 
 def _history(axis: Any, book: Book, shown: list[Trial]) -> None:

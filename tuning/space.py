@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from job.config import Config, resolve
+from job.config.options import Knob, convert, knobs, leaves, nearest, replace
+from job.config.resolve import resolve
+from job.config.schema import Config
 from job.errors import UserError
-from job.options import Knob, convert, knobs, leaves, nearest, replace
 
 DEFAULT = Path(__file__).with_name("space.toml")
 KINDS = ("uniform", "log", "integers", "choices", "times")

@@ -13,15 +13,21 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from job import devices, manifest, order, records, storage
-from job.config import Config, SweepConfig, resolve, seconds
-from job.console import Stop, console, counted, duration
+from job.config.options import build, knobs, leaves
+from job.config.resolve import resolve, seconds
+from job.config.schema import Config, SweepConfig
+from job.console import console, counted, duration
+from job.data import manifest
 from job.errors import Interrupted, MachineError, UserError
-from job.options import build, knobs, leaves
+from job.feeds import order
+from job.machine import devices
+from job.runs import records
+from job.shutdown import Stop
+from job.storage import local, lock
 from tuning import report, space
-from tuning.board import Board
-from tuning.book import START, Book
 from tuning.plan import Halt, Plan
+from tuning.state import START, Book
+from tuning.status import Board
 
 MANY = 10**9  # pictures, where it is not known yet how many there are
 SEARCHES = {"ray": ("tpe", "random"), "keras-tuner": ("hyperband", "bayesian", "random")}
@@ -62,8 +68,8 @@ def sweep(config: SweepConfig, fixed: Collection[str] = (), stop: Stop | None = 
     search = _search(config)
     budget = seconds(config.sweep.time_budget)
     out = Path(base.output.out)
-    storage.make_folder(out)
-    with storage.only_writer(out), console.copy_to(out / "log.txt"):
+    local.make_folder(out)
+    with lock.only_writer(out), console.copy_to(out / "log.txt"):
         with _engine(config, stop) as (engine, cores, gpus):
             plan = Plan(
                 out=out, base=base, space=searched, start=searched.start(resolve(base, images)), trials=config.sweep.trials, search=search,

@@ -17,10 +17,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from job import checkpoint, records, storage
-from job.config import Config
-from job.console import Stop, console
+from job.config.schema import Config
+from job.console import console
 from job.errors import Interrupted, JobError, MachineError, from_os_error
+from job.runs import checkpoints, records
+from job.shutdown import Stop
+from job.storage import local, lock
 
 WAIT = 60.0  # seconds for the process of an earlier start to let go of the run folder
 
@@ -45,7 +47,7 @@ def run(config: Config, on_epoch: Callable[[dict[str, Any]], Any], stop: Stop) -
     folder = Path(config.output.out)
     console.quiet = True
     try:
-        storage.make_folder(folder)
+        local.make_folder(folder)
         with _output_to(folder / "log.txt"):
             try:
                 return Outcome(_train(config, on_epoch, stop)["status"])
@@ -78,7 +80,7 @@ def _train(config: Config, on_epoch: Callable[[dict[str, Any]], Any], stop: Stop
     while True:
         try:
             return train(config, on_epoch, stop=stop)
-        except storage.InUse:
+        except lock.InUse:
             if time.monotonic() > deadline:
                 raise
             time.sleep(1)
@@ -125,11 +127,11 @@ def inherit(parent: Path, child: Path) -> None:
     if (child / records.CONFIG).exists():
         return
     shutil.rmtree(child, ignore_errors=True)
-    storage.make_folder(child / "checkpoints")
-    newest = checkpoint.newest(parent / "checkpoints")
+    local.make_folder(child / "checkpoints")
+    newest = checkpoints.newest(parent / "checkpoints")
     if newest is None:
         return
     for step in {newest.step, newest.record["best_step"]} - {None}:
-        shutil.copytree(checkpoint.path(parent / "checkpoints", step), checkpoint.path(child / "checkpoints", step))
+        shutil.copytree(checkpoints.path(parent / "checkpoints", step), checkpoints.path(child / "checkpoints", step))
     shutil.copy2(parent / records.METRICS, child / records.METRICS)
     shutil.copy2(parent / records.CONFIG, child / records.CONFIG)

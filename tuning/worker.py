@@ -15,7 +15,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from job.config import Config
+from job.config.schema import Config
 from tuning import trial
 from tuning.plan import Halt
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from job import config
+from job.config import schema
 from job.models.layers import Layers
 
 FIRST = "block1_conv1"
 FROZEN: frozenset[str] = frozenset()
 
 
-def body(x: Any, options: config.Model, layers: Layers) -> tuple[Any, tuple[str, ...]]:
+def body(x: Any, options: schema.Model, layers: Layers) -> tuple[Any, tuple[str, ...]]:
     """Pictures to features, and the names of the layers that end a stage."""
     stages = []
     for block, filters in enumerate(options.filters or (), 1):

@@ -7,7 +7,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from job.order import derive
+from job.feeds.order import derive
 
 MOMENTUM, EPSILON = 0.9, 1e-3  # of BatchNorm's moving statistics; added to its variance
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from job import config
+from job.config import schema
 from job.models.layers import Layers
 
 STEM = 36  # filters: 18 leading directions of the 27 in a 3x3 RGB patch, with both signs
@@ -22,7 +22,7 @@ FIRST = "stem"
 FROZEN = frozenset({"stem/kernel"})
 
 
-def body(x: Any, options: config.Model, layers: Layers) -> tuple[Any, tuple[str, ...]]:
+def body(x: Any, options: schema.Model, layers: Layers) -> tuple[Any, tuple[str, ...]]:
     """Pictures to features, and the names of the layers that end a stage."""
     x = layers.relu(layers.conv(x, STEM, 3, "stem", strides=2, bias=True), "stem_relu")
     stages = []

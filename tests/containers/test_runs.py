@@ -14,7 +14,7 @@ from uuid import uuid4
 
 import pytest
 
-from job import records
+from job.runs import records
 from job.smoke import draw
 from tests.containers.podman import CONFINED, ENVIRONMENT, IMAGE, image, podman, python, started
 
@@ -31,7 +31,7 @@ print(states.count("Z"))
 """
 MACHINE = """
 import json
-from job import devices
+from job.machine import devices
 print(json.dumps([devices.cores(), devices.free_memory()]))
 """
 WAITING = """

@@ -1,0 +1,1 @@
+"""The configuration: how options are read, each knob once, and what `auto` becomes."""

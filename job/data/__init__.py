@@ -1,0 +1,1 @@
+"""Data sets: sources of photographs, their layout, their pixels, and the shards made of them."""

@@ -1,0 +1,177 @@
+"""Shards: TFRecord files of JPEG records, each with an index for direct access. No TensorFlow.
+
+A record is a `tf.train.Example` with `image` (JPEG bytes), `label` (int64, 1 is positive), `key` (source path) and
+`sha256` (of the source file). TFRecord frames it as length (uint64), masked CRC-32C of the length, data, masked
+CRC-32C of the data. The index is a NumPy array, int64 [records, 2]: offset and length of each record's data.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import google_crc32c
+import numpy as np
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+
+from job.data.manifest import Shard
+from job.errors import UserError
+from job.storage import local
+
+_HEADER = 12  # bytes before a record's data
+_FOOTER = 4
+
+
+@dataclass(frozen=True)
+class Record:
+    """One picture of a shard."""
+
+    image: bytes
+    label: int
+    key: str
+    sha256: str
+
+
+def _example_class() -> Any:
+    """`tf.train.Example`, declared here in a pool of its own so that TensorFlow need not be there."""
+    F = descriptor_pb2.FieldDescriptorProto
+    file = descriptor_pb2.FileDescriptorProto(name="twofold_example.proto", package="twofold", syntax="proto3")
+
+    def message(name: str, *fields: tuple[str, int, Any, bool, str]) -> Any:
+        added = file.message_type.add(name=name)
+        for label, number, kind, repeated, type_name in fields:
+            added.field.add(
+                name=label, number=number, type=kind, type_name=type_name or None,
+                label=F.LABEL_REPEATED if repeated else F.LABEL_OPTIONAL,
+            )  # fmt: skip
+        return added
+
+    message("BytesList", ("value", 1, F.TYPE_BYTES, True, ""))
+    message("FloatList", ("value", 1, F.TYPE_FLOAT, True, ""))
+    message("Int64List", ("value", 1, F.TYPE_INT64, True, ""))
+    feature = message(
+        "Feature",
+        ("bytes_list", 1, F.TYPE_MESSAGE, False, ".twofold.BytesList"),
+        ("float_list", 2, F.TYPE_MESSAGE, False, ".twofold.FloatList"),
+        ("int64_list", 3, F.TYPE_MESSAGE, False, ".twofold.Int64List"),
+    )
+    feature.oneof_decl.add(name="kind")
+    for field in feature.field:
+        field.oneof_index = 0
+    features = message("Features", ("feature", 1, F.TYPE_MESSAGE, True, ".twofold.Features.FeatureEntry"))
+    entry = features.nested_type.add(name="FeatureEntry")
+    entry.options.map_entry = True
+    entry.field.add(name="key", number=1, type=F.TYPE_STRING, label=F.LABEL_OPTIONAL)
+    entry.field.add(name="value", number=2, type=F.TYPE_MESSAGE, type_name=".twofold.Feature", label=F.LABEL_OPTIONAL)
+    message("Example", ("features", 1, F.TYPE_MESSAGE, False, ".twofold.Features"))
+    pool = descriptor_pool.DescriptorPool()
+    pool.Add(file)
+    return message_factory.GetMessageClass(pool.FindMessageTypeByName("twofold.Example"))
+
+
+_Example = _example_class()
+
+
+def serialize(record: Record) -> bytes:
+    """A record as the bytes of its `tf.train.Example`, the same on every machine."""
+    example = _Example()
+    feature = example.features.feature
+    feature["image"].bytes_list.value.append(record.image)
+    feature["label"].int64_list.value.append(record.label)
+    feature["key"].bytes_list.value.append(record.key.encode("utf-8", "surrogateescape"))
+    feature["sha256"].bytes_list.value.append(record.sha256.encode())
+    return bytes(example.SerializeToString(deterministic=True))
+
+
+def parse(data: bytes) -> Record:
+    """The record in the bytes of a `tf.train.Example`."""
+    feature = _Example.FromString(data).features.feature
+    key = feature["key"].bytes_list.value[0].decode("utf-8", "surrogateescape")
+    sha256 = feature["sha256"].bytes_list.value[0].decode()
+    return Record(feature["image"].bytes_list.value[0], feature["label"].int64_list.value[0], key, sha256)
+
+
+def _masked_crc(data: bytes) -> int:
+    crc = int(google_crc32c.value(data))
+    return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
+
+
+def framed_size(data_size: int) -> int:
+    """Bytes that a record of so many bytes takes in a shard."""
+    return _HEADER + data_size + _FOOTER
+
+
+def write(folder: Path, name: str, records: Iterable[Record]) -> Shard:
+    """Write one shard and its index; both are in place only when complete.
+
+    Args:
+        folder: the data set's folder.
+        name: file name without its ending.
+    """
+    path, index_path = folder / f"{name}.tfrecord", folder / f"{name}.index.npy"
+    places, at = [], 0
+    with path.open("wb") as file:
+        for record in records:
+            data = serialize(record)
+            length = struct.pack("<Q", len(data))
+            file.write(length + struct.pack("<I", _masked_crc(length)) + data + struct.pack("<I", _masked_crc(data)))
+            places.append((at + _HEADER, len(data)))
+            at += framed_size(len(data))
+        file.flush()
+        local.sync(file.fileno())
+    with index_path.open("wb") as index:
+        np.save(index, np.array(places, np.int64).reshape(-1, 2))
+        index.flush()
+        local.sync(index.fileno())
+    return Shard(path.name, len(places), at, local.sha256_of(path), index_path.name)
+
+
+class Reader:
+    """Direct access to the records of some shards, numbered through. Safe to use from several threads."""
+
+    def __init__(self, folder: Path, shards: Sequence[Shard]) -> None:
+        self._paths = [folder / shard.file for shard in shards]
+        self._places = [self._read_index(folder, shard) for shard in shards]
+        self._files = [os.open(path, os.O_RDONLY) for path in self._paths]
+        self._starts = np.cumsum([0] + [len(places) for places in self._places])
+
+    @staticmethod
+    def _read_index(folder: Path, shard: Shard) -> Any:
+        try:
+            with (folder / shard.index).open("rb") as file:
+                places = np.lib.format.read_array(file, allow_pickle=False)
+            if places.shape != (shard.records, 2) or places.dtype != np.int64:
+                raise ValueError(f"{len(places)} records instead of {shard.records}")
+            ends = np.cumsum(places[:, 1] + (_HEADER + _FOOTER))
+            if len(places) and (places[:, 1].min() < 0 or ends[-1] != shard.bytes or (places.sum(axis=1) + _FOOTER != ends).any()):
+                raise ValueError("its places do not fit the shard")
+        except Exception as error:  # NumPy's reader of a damaged header raises errors of many kinds
+            raise UserError(str(folder / shard.index), f"is damaged ({error})", "prepare the data again") from None
+        return places
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    def __getitem__(self, number: int) -> Record:
+        """Read one record, its CRC checked.
+
+        Raises:
+            UserError: the record is damaged.
+        """
+        shard = int(np.searchsorted(self._starts, number, side="right")) - 1
+        offset, length = (int(v) for v in self._places[shard][number - self._starts[shard]])
+        framed = os.pread(self._files[shard], length + _FOOTER, offset)
+        data = framed[:length]
+        if len(framed) != length + _FOOTER or struct.pack("<I", _masked_crc(data)) != framed[length:]:
+            within = number - int(self._starts[shard])
+            raise UserError(str(self._paths[shard]), f"record {within} fails its checksum", "prepare the data again, or copy it again")
+        return parse(data)
+
+    def close(self) -> None:
+        for descriptor in self._files:
+            os.close(descriptor)
+        self._files = []

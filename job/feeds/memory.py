@@ -1,0 +1,58 @@
+"""Stored pictures as squares, by number: decoded by threads, kept in memory as far as it goes."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import numpy.typing as npt
+
+from job.data import pixels
+from job.data.shards import Reader
+
+Batch = tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32]]
+
+
+class Squares:
+    """The pictures of some shards as uint8 [size, size, 3] squares with their labels, by number.
+
+    A picture is decoded when first asked for; the first `cache_bytes` worth of them stay in memory.
+    """
+
+    def __init__(self, reader: Reader, size: int, workers: int, cache_bytes: int) -> None:
+        self.reader, self.size = reader, size
+        kept = min(len(reader), cache_bytes // (3 * size * size))
+        self._cache = np.empty((kept, size, size, 3), np.uint8)
+        self._labels = np.zeros(len(reader), np.float32)
+        self._known = np.zeros(kept, bool)
+        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
+        self._workers = workers
+
+    def __len__(self) -> int:
+        return len(self.reader)
+
+    def gather(self, numbers: npt.NDArray[np.int64]) -> Batch:
+        """The squares, uint8 [n, size, size, 3], and labels, float32 [n], of these records."""
+        images = np.empty((len(numbers), self.size, self.size, 3), np.uint8)
+        cached = numbers < len(self._cache)
+        known = np.zeros(len(numbers), bool)
+        known[cached] = self._known[numbers[cached]]
+        images[known] = self._cache[numbers[known]]
+
+        def load(part: npt.NDArray[np.int64]) -> None:
+            for place in part:
+                number = int(numbers[place])
+                record = self.reader[number]
+                images[place] = pixels.square(record.image, self.size)
+                self._labels[number] = record.label
+                if number < len(self._cache):
+                    self._cache[number] = images[place]
+                    self._known[number] = True
+
+        parts = np.array_split(np.flatnonzero(~known), self._workers)
+        for done in [self._pool.submit(load, part) for part in parts if len(part)]:
+            done.result()
+        return images, self._labels[numbers]
+
+    def close(self) -> None:
+        self._pool.shutdown(wait=True, cancel_futures=True)

@@ -1,0 +1,39 @@
+"""`model.keras`: the best model for everyone who has Keras, written whole, and how far it stands from ours."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from job.config.schema import Config
+from job.data import pixels
+from job.models.network import build_network, exported, variables_of
+
+NAME = "model.keras"
+
+
+def write(folder: Path, config: Config, weights: dict[str, Any]) -> None:
+    """Write a run's `model.keras`, on one device whatever the training's, from weights by their paths."""
+    network = build_network(config.model, config.schedule.seed)
+    for path, variable in variables_of(network).items():
+        variable.assign(weights[path])
+    temporary = folder / ".model.tmp.keras"
+    exported(network, int(config.model.size or 0)).save(temporary)
+    os.replace(temporary, folder / NAME)
+
+
+def apart(folder: Path, judged: Iterable[tuple[bytes, float]]) -> str:
+    """How far the written file's probabilities stand from ours, in words.
+
+    Args:
+        folder: the run's.
+        judged: picture files, stored or original, each with the probability that `evaluate` gives it.
+    """
+    model = keras.models.load_model(folder / NAME, safe_mode=True)
+    gaps = [abs(float(model(pixels.decode(data)[None])[0, 0]) - probability) for data, probability in judged]
+    return f"its probabilities differ from ours by {np.max(gaps):.2g} at most, {np.mean(gaps):.2g} on average, over {len(gaps)} pictures"

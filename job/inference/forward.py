@@ -1,0 +1,57 @@
+"""A pass of a network over pictures, in float32, each picture exactly once. For train, evaluate and predict."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from job.feeds import prefetch
+from job.feeds.memory import Batch, Squares
+from job.machine import strategy
+from job.models.network import Network, variables_of
+
+BATCH = 128  # always the same, so that a picture's figure does not depend on how many there are
+
+
+class Inference:
+    """The judging twin of a network, and its compiled forward pass over a strategy's replicas."""
+
+    def __init__(self, network: Network, distribution: Any) -> None:
+        self.network, self.distribution = network, distribution
+        replicas = distribution.num_replicas_in_sync
+        self.batch = -(-BATCH // replicas) * replicas
+        self._variables = variables_of(network)
+        self._run = tf.function(lambda images: distribution.run(self._forward, args=(images,)))
+
+    def load(self, weights: dict[str, Any]) -> None:
+        """Take over weights by their paths."""
+        for path, variable in self._variables.items():
+            variable.assign(weights[path])
+
+    def _forward(self, images: Any) -> Any:
+        return self.network.model(tf.cast(images, tf.float32), training=False)[:, 0]
+
+    def logits(self, images: Any) -> Any:
+        """float32 [n] of uint8 [n, size, size, 3], n up to `batch`; a smaller batch is padded and the rest dropped."""
+        padded = np.zeros((self.batch, *images.shape[1:]), np.uint8)
+        padded[: len(images)] = images
+        parts = self._run(strategy.divide(self.distribution, padded))
+        return strategy.gather(self.distribution, parts)[: len(images)]
+
+    def over(self, squares: Squares, advance: Callable[[int], None] = lambda count: None) -> tuple[Any, Any]:
+        """Labels and logits, float32 [n] each, of all records in their order."""
+        bounds = range(0, len(squares), self.batch)
+
+        def make(number: int) -> Batch:
+            first = bounds[number]
+            return squares.gather(np.arange(first, min(first + self.batch, len(squares))))
+
+        labels, logits = [], []
+        for images, truth in prefetch.ahead(make, 0, len(bounds)):
+            labels.append(truth)
+            logits.append(self.logits(images))
+            advance(len(images))
+        return np.concatenate(labels), np.concatenate(logits)

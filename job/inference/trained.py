@@ -1,0 +1,103 @@
+"""A trained run, opened to answer: its configuration, classes, and best weights so far, in float32 on one device."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from job.config.options import build, read_toml, replace
+from job.config.schema import Config
+from job.data import pixels
+from job.errors import UserError
+from job.inference.forward import Inference
+from job.machine import devices, strategy
+from job.machine.pool import in_order
+from job.models.network import build_network
+from job.runs import checkpoints, records
+
+
+@dataclass(frozen=True)
+class Item:
+    """A picture to judge, as the JPEG that a shard would hold. `label` is -1 where it is not known."""
+
+    key: str
+    label: int
+    jpeg: bytes
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A picture that was judged: `logit` are the log odds of the positive class, `square` is what the model saw."""
+
+    key: str
+    label: int
+    logit: float
+    square: pixels.Image
+
+
+class Trained:
+    """A run's best model. `step` is the checkpoint's; `finished` whether the run is done."""
+
+    def __init__(self, folder: Path, workers: int | None = None) -> None:
+        """Open a run.
+
+        Raises:
+            UserError: the folder is no run, has no checkpoint yet, or is damaged.
+        """
+        if not (folder / records.CONFIG).is_file():
+            raise UserError(str(folder), "is no run folder", "name the --out of a twofold train")
+        summary = records.read_summary(folder)
+        steps = checkpoints.steps(folder / "checkpoints")
+        best = summary.get("best_step")
+        if best is None or not steps:
+            raise UserError(str(folder), "this run has finished no epoch yet", "train on, then ask again")
+        config = replace(build(Config, read_toml(folder / records.CONFIG, Config)), replicas=1, precision="float32", out=str(folder))
+        self.config, chosen = devices.set_up(replace(config, gpus="auto", threads=None, xla=False))
+        self.folder, self.step, self.finished = folder, int(best), summary.get("status") == "done"
+        self.classes: tuple[str, str] = tuple(summary["classes"])
+        self.size, self.side = int(self.config.model.size or 0), self.config.prepare.side
+        self.workers = workers or devices.cores()
+        distribution = strategy.build(chosen.gpus, 1)
+        with distribution.scope():
+            self.network = build_network(self.config.model, self.config.schedule.seed)
+        self.inference = Inference(self.network, distribution)
+        self.inference.load(checkpoints.inference_weights(checkpoints.load(folder / "checkpoints", self.step).arrays))
+
+    def judge(self, items: Iterable[Item]) -> Iterator[Judged]:
+        """Judge pictures, in their order."""
+
+        def ready(item: Item) -> tuple[Item, pixels.Image]:
+            return item, pixels.square(item.jpeg, self.size)
+
+        squares = in_order(ready, items, self.workers)
+        while batch := list(islice(squares, self.inference.batch)):
+            logits = self.inference.logits(np.stack([square for _, square in batch]))
+            for (item, square), logit in zip(batch, logits, strict=True):
+                yield Judged(item.key, item.label, float(logit), square)
+
+    def stored(self, pictures: Iterable[tuple[str, bytes]]) -> Iterator[tuple[str, bytes, str]]:
+        """Picture files as (name, the JPEG that a shard would hold, fault), by all workers, in their order."""
+
+        def store(picture: tuple[str, bytes]) -> tuple[str, bytes, str]:
+            name, data = picture
+            try:
+                return name, pixels.stored(data, self.side), ""
+            except pixels.Undecodable as error:
+                return name, b"", str(error)
+
+        return in_order(store, pictures, self.workers)
+
+    def maps(self, square: pixels.Image) -> tuple[Any, list[tuple[str, Any]]]:
+        """The first layer's filters, [kernel, kernel, 3, n], and each stage's name and maps, [height, width, n]."""
+        import keras
+
+        model = self.network.model
+        outputs = [model.get_layer(name).output for name in self.network.stages]
+        found = keras.Model(model.inputs[0], outputs)(square[None].astype(np.float32), training=False)
+        filters = np.asarray(model.get_layer(self.network.first).kernel)
+        return filters, [(f"stage {k}", np.asarray(maps)[0]) for k, maps in enumerate(found, 1)]

@@ -1,0 +1,209 @@
+"""What this machine has: cores, memory, GPUs, and the precision that they are good at.
+
+The choices are pure functions of a list of devices, so that they can be tested without one. TensorFlow is imported
+only where it is set up.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from job.config.resolve import gpus
+from job.config.schema import Config
+from job.errors import MachineError, UserError
+from job.machine import cgroup
+
+
+def cores() -> int:
+    """The cores that this process may use: its affinity, within the cgroup's quota."""
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = cgroup.cores()
+    return count if quota is None else min(count, max(1, round(quota)))
+
+
+def free_memory() -> int:
+    """Bytes of memory that can be taken, within the cgroup's limit."""
+    free = 4 << 30
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
+    except (OSError, ValueError, StopIteration):
+        pass
+    left = cgroup.free_memory()
+    return free if left is None else min(free, left)
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """A GPU: TensorFlow's name of it, its model and its compute capability."""
+
+    name: str
+    model: str
+    capability: tuple[int, int]
+
+
+def select(text: str, present: Sequence[Gpu]) -> list[Gpu]:
+    """The GPUs that `--gpus` asks for, of those present.
+
+    Raises:
+        MachineError: they are not there.
+    """
+    choice = gpus(text)
+    if choice == "none":
+        return []
+    if choice == "auto":
+        return list(present)
+    there = f"this machine has {len(present)}" if present else "TensorFlow sees none on this machine"
+    if choice == "all":
+        if not present:
+            raise MachineError(
+                "--gpus all", there,
+                "use --gpus none for the CPU, or check the driver and the gpu extra; "
+                "in a container --gpus all stands before the image's name too (docker run --gpus all IMAGE train --gpus all)",
+            )  # fmt: skip
+        return list(present)
+    if isinstance(choice, int):
+        if choice > len(present):
+            raise MachineError(f"--gpus {choice}", there, f"use --gpus {'all' if present else 'none'}")
+        return list(present[:choice])
+    numbers = [int(number) for number in choice]
+    missing = [number for number in numbers if not 0 <= number < len(present)]
+    if missing:
+        raise MachineError(f"--gpus {text}", f"{there}, so there is no number {missing[0]}", "count from 0")
+    return [present[number] for number in numbers]
+
+
+def has_bfloat16(cpu_flags: str) -> bool:
+    """Whether a CPU multiplies bfloat16 in hardware, by the flags of /proc/cpuinfo."""
+    return bool({"avx512_bf16", "amx_bf16"} & set(cpu_flags.split()))
+
+
+def choose_precision(asked: str | None, chosen: Sequence[Gpu], cpu_flags: str, onednn: bool) -> tuple[str, str]:
+    """The precision and the reason for it.
+
+    Raises:
+        MachineError: the device lacks what was asked for.
+    """
+    if chosen:
+        lowest = min(gpu.capability for gpu in chosen)
+        device = f"compute capability {lowest[0]}.{lowest[1]}"
+        best = "bfloat16" if lowest >= (8, 0) else "float16" if lowest >= (7, 0) else "float32"
+        if asked == "bfloat16" and best != "bfloat16":
+            raise MachineError("--precision bfloat16", f"the GPU has {device}, it needs 8.0", f"use --precision {best}")
+    else:
+        hardware = has_bfloat16(cpu_flags)
+        device = "the CPU has bfloat16 in hardware" if hardware else "the CPU has no bfloat16 in hardware"
+        best = "bfloat16" if hardware and onednn else "float32"
+        device += "" if onednn else ", but TF_ENABLE_ONEDNN_OPTS=0 makes it slow"
+        if asked == "bfloat16" and not onednn:
+            raise MachineError(
+                "--precision bfloat16", "TF_ENABLE_ONEDNN_OPTS=0 makes it 17 times slower", "unset it, or use --precision float32"
+            )
+    return (asked, "as configured") if asked else (best, device)
+
+
+def batch_share(batch: int, replicas: int) -> int:
+    """Pictures of a batch for each replica.
+
+    Raises:
+        UserError: it does not divide, naming the nearest that do.
+    """
+    if batch % replicas:
+        below, above = batch // replicas * replicas, -(-batch // replicas) * replicas
+        nearest = f"{below} or {above}" if below else str(above)
+        raise UserError("--batch", f"{batch} does not divide over {replicas} replicas", f"use {nearest}")
+    return batch // replicas
+
+
+@dataclass(frozen=True)
+class Devices:
+    """What a run uses: the GPUs, or none for the CPU. `asked` is what `--gpus` said."""
+
+    gpus: list[Gpu]
+    precision_reason: str
+    asked: str
+
+    @property
+    def words(self) -> str:
+        if self.gpus:
+            return ", ".join(gpu.model for gpu in self.gpus)
+        return "CPU (no GPU found)" if self.asked == "auto" else "CPU"
+
+
+def set_up(config: Config) -> tuple[Config, Devices]:
+    """Set TensorFlow up for a run and resolve what depends on the machine.
+
+    Must come before TensorFlow's first operation; in a process that has run one already, what is set must agree.
+
+    Raises:
+        MachineError: the devices or the precision asked for are not there.
+        UserError: the batch does not divide over the replicas.
+    """
+    from job.config.options import replace
+
+    machine = config.machine
+    if machine.precision is not None and machine.precision == "bfloat16" and os.environ.get("TF_ENABLE_ONEDNN_OPTS") == "0":
+        choose_precision("bfloat16", [], "", onednn=False)
+    import tensorflow as tf
+
+    chosen = select(machine.gpus, present())
+    replicas = machine.replicas or max(1, len(chosen))
+    if chosen and len(chosen) < replicas:
+        raise MachineError(
+            f"--gpus {machine.gpus}", f"{len(chosen)} GPUs for {replicas} replicas", f"use --replicas {len(chosen)} or more GPUs"
+        )
+    chosen = chosen[:replicas]
+    batch_share(int(config.schedule.batch or 0), replicas)
+    onednn = os.environ.get("TF_ENABLE_ONEDNN_OPTS", "1") != "0"
+    precision, reason = choose_precision(machine.precision, chosen, _cpu_flags(), onednn)
+    threads = machine.threads or cores()
+    deterministic = not chosen and not machine.xla if machine.deterministic is None else machine.deterministic
+    _configure(tf, chosen, replicas, threads, deterministic)
+    config = replace(
+        config, replicas=replicas, precision=precision, threads=threads, deterministic=deterministic,
+        workers=config.work.workers or cores(),
+    )  # fmt: skip
+    return config, Devices(chosen, reason, machine.gpus)
+
+
+def present() -> list[Gpu]:
+    """The GPUs that TensorFlow sees."""
+    import tensorflow as tf
+
+    found = []
+    for device in tf.config.list_physical_devices("GPU"):
+        details = tf.config.experimental.get_device_details(device)
+        found.append(Gpu(device.name, details.get("device_name", "GPU"), tuple(details.get("compute_capability", (0, 0)))))
+    return found
+
+
+def _configure(tf: Any, chosen: Sequence[Gpu], replicas: int, threads: int, deterministic: bool) -> None:
+    try:
+        tf.config.threading.set_intra_op_parallelism_threads(threads)
+        tf.config.threading.set_inter_op_parallelism_threads(threads)
+        physical = {device.name: device for device in tf.config.list_physical_devices("GPU")}
+        tf.config.set_visible_devices([physical[gpu.name] for gpu in chosen], "GPU")
+        for gpu in chosen:
+            tf.config.experimental.set_memory_growth(physical[gpu.name], True)
+        cpu = tf.config.list_physical_devices("CPU")[0]
+        if not chosen and replicas > 1:
+            tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * replicas)
+    except RuntimeError:  # TensorFlow runs already, as in a sweep's reused process
+        if (tf.config.threading.get_intra_op_parallelism_threads() or cores()) != threads:
+            raise MachineError("--threads", "TensorFlow was started with another number in this process", "use a fresh process") from None
+        if not chosen and len(tf.config.list_logical_devices("CPU")) < replicas:
+            raise MachineError("--replicas", "TensorFlow was started with fewer devices in this process", "use a fresh process") from None
+    if deterministic:
+        tf.config.experimental.enable_op_determinism()
+
+
+def _cpu_flags() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return ""
+    return next((line.partition(":")[2] for line in lines if line.startswith("flags")), "")

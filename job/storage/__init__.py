@@ -1,0 +1,1 @@
+"""Files that are whole or absent. Local folders alone so far; buckets stand beside them."""

@@ -1,0 +1,84 @@
+"""The log of a run under way: a record of each logged step and epoch, in every form that people read.
+
+`metrics.jsonl` is the source; `history.csv`, `curves.png` and TensorBoard's events are made from it. On resume it is
+cut back to the checkpoint's step, and the others are made anew, so each step shows once.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from job.inference import plots
+from job.runs.records import METRICS, read_metrics
+from job.storage import local
+
+
+class RunLog:
+    """The files of a run folder, but for the checkpoints. `step` and `epoch` are those resumed from."""
+
+    def __init__(self, folder: Path, step: int, epoch: int) -> None:
+        self.folder = folder
+        kept = [r for r in read_metrics(folder) if r["step"] <= step and (r["kind"] == "step" or r["epoch"] <= epoch)]
+        self.epochs = [r for r in kept if r["kind"] == "epoch"]
+        local.write_atomic(folder / METRICS, "".join(json.dumps(r) + "\n" for r in kept))
+        self._file = (folder / METRICS).open("a", encoding="utf-8")
+        self._board = _Board(folder / "tensorboard")
+        for record in kept:
+            self._board.add(record)
+
+    def add(self, kind: str, step: int, **figures: Any) -> None:
+        """Record a logged step or an epoch, with the time of day in seconds since 1970."""
+        record = {"kind": kind, "step": step, "time": round(time.time(), 3), **figures}
+        self._file.write(json.dumps(record) + "\n")
+        self._file.flush()
+        self._board.add(record)
+        if kind == "epoch":
+            self.epochs.append(record)
+
+    def draw(self) -> None:
+        """Write `history.csv`, a row an epoch, and `plots.png`."""
+        import pandas as pd
+
+        if not self.epochs:
+            return
+        history = pd.DataFrame(self.epochs).drop(columns=["kind", "time"])
+        local.write_atomic(self.folder / "history.csv", history.to_csv(index=False))
+        plots.draw(self.epochs, self.folder / "curves.png")
+        self._board.flush()
+
+    def close(self) -> None:
+        self._file.close()
+        self._board.close()
+
+
+class _Board:
+    """TensorBoard's events, by its own writer."""
+
+    def __init__(self, folder: Path) -> None:
+        from tensorboard.compat.proto.event_pb2 import Event
+        from tensorboard.compat.proto.summary_pb2 import Summary
+        from tensorboard.summary.writer.event_file_writer import EventFileWriter
+
+        local.make_folder(folder)
+        for old in folder.glob("events.*"):
+            old.unlink()
+        self._event, self._summary = Event, Summary
+        self._writer = EventFileWriter(str(folder))
+
+    def add(self, record: dict[str, Any]) -> None:
+        values = [
+            self._summary.Value(tag=f"{record['kind']}/{name}", simple_value=value)
+            for name, value in record.items()
+            if isinstance(value, (int, float)) and name not in ("step", "time", "epoch")
+        ]
+        event = self._event(wall_time=record["time"], step=record["step"], summary=self._summary(value=values))
+        self._writer.add_event(event)
+
+    def flush(self) -> None:
+        self._writer.flush()
+
+    def close(self) -> None:
+        self._writer.close()

@@ -1,0 +1,170 @@
+"""The sweep's book: which trials there were, at which point, and how each ended. Written by the sweep's own process.
+
+`sweep.json` is written before a trial starts and after it has ended, so that a later start knows what is left to do.
+What a trial learnt is in its run folder; the book only points there.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from job.errors import UserError
+from job.runs import records
+from job.storage import local
+from tuning.plan import Plan
+from tuning.space import Point
+from tuning.trial import Outcome
+
+NAME = "sweep.json"
+FORMAT, VERSION = "twofold-sweep", 1
+START = "0001"  # the trial of the starting configuration
+
+
+@dataclass
+class Trial:
+    """A row. `point` is None for a starting configuration that lies outside the space; `status` is `open` until the trial has ended.
+
+    `inherited` are the steps that a promoted child took over from its parent; `seconds` are this row's own.
+    """
+
+    id: str
+    point: Point | None
+    parent: str = ""
+    status: str = "open"
+    reason: str = ""
+    inherited: int = 0
+    seconds: float = 0.0
+    epochs: list[dict[str, Any]] = field(default_factory=list, repr=False)
+
+    def score(self, monitor: str, rising: bool) -> float | None:
+        """The best epoch's figure."""
+        found = [e[f"val_{monitor}"] for e in self.epochs if e.get(f"val_{monitor}") is not None]
+        return (max(found) if rising else min(found)) if found else None
+
+    @property
+    def steps(self) -> int:
+        """Steps that this row spent."""
+        return int(self.epochs[-1]["step"]) - self.inherited if self.epochs else 0
+
+
+class Book:
+    """The trials of one sweep, in the order in which they began."""
+
+    def __init__(self, plan: Plan, settings: dict[str, Any], changed: Callable[[Book], None]) -> None:
+        """Open the book in `plan.out`, or begin it.
+
+        Args:
+            plan: the sweep.
+            settings: what a later start must share.
+            changed: called with the book after a trial has ended.
+
+        Raises:
+            UserError: the folder holds another sweep.
+        """
+        self.plan, self._path, self._settings, self._changed = plan, plan.out / NAME, settings, changed
+        self.trials: dict[str, Trial] = {}
+        self._began: dict[str, float] = {}
+        if self._path.exists():
+            self._read()
+        self._write()
+
+    def _read(self) -> None:
+        try:
+            document = json.loads(self._path.read_text(encoding="utf-8"))
+            if document["format"] != FORMAT or document["version"] != VERSION:
+                raise ValueError(f"version {document['version']} instead of {VERSION}")
+            stored = document["settings"]
+            self.trials = {row["id"]: Trial(**row) for row in document["trials"]}
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(str(self._path), f"is damaged ({error})", "restore it, or start a new --out") from None
+        wanted = json.loads(json.dumps(self._settings))
+        for name, value in wanted.items():
+            if stored.get(name) != value:
+                raise UserError(
+                    f"--{name.replace('_', '-')}", f"{_text(value)} differs from the sweep's {_text(stored.get(name))} in {self.plan.out}",
+                    "give the same command to go on, or start a new --out",
+                )  # fmt: skip
+        for trial in self.trials.values():
+            self._look(trial)
+            status = records.read_summary(self.plan.folder(trial.id)).get("status")
+            if trial.status == "open" and status in ("done", "stopped"):  # ended when nobody was left to write it down
+                trial.status = str(status)
+
+    def _write(self) -> None:
+        rows = [{k: v for k, v in asdict(trial).items() if k != "epochs"} for trial in self.trials.values()]
+        local.write_json(self._path, dict(format=FORMAT, version=VERSION, settings=self._settings, trials=rows))
+
+    def _look(self, trial: Trial) -> None:
+        trial.epochs = [r for r in records.read_metrics(self.plan.folder(trial.id)) if r["kind"] == "epoch"]
+
+    @property
+    def ended(self) -> list[Trial]:
+        return [trial for trial in self.trials.values() if trial.status != "open"]
+
+    @property
+    def unfinished(self) -> list[Trial]:
+        return [trial for trial in self.trials.values() if trial.status == "open"]
+
+    @property
+    def full(self) -> bool:
+        """Whether no further trial may begin."""
+        return len(self.trials) >= self.plan.trials
+
+    @property
+    def spent(self) -> int:
+        """Steps taken by all trials."""
+        return sum(trial.steps for trial in self.trials.values())
+
+    def next_id(self) -> str:
+        return f"{len(self.trials) + 1:04d}"
+
+    def begin(self, id: str, point: Point | None, parent: str = "") -> Trial:
+        """Write a trial down before it starts; one that is there already goes on."""
+        if id not in self.trials:
+            inherited = int(self.trials[parent].epochs[-1]["step"]) if parent else 0
+            self.trials[id] = Trial(id, point, parent, inherited=inherited)
+            self._write()
+        self._began[id] = time.monotonic()
+        return self.trials[id]
+
+    def end(self, id: str, outcome: Outcome) -> None:
+        """Write down how a trial ended; one that was interrupted stays open, and goes on at a later start."""
+        trial = self.trials[id]
+        self._look(trial)
+        trial.seconds += time.monotonic() - self._began.pop(id, time.monotonic())
+        if outcome.status in ("done", "stopped", "failed"):
+            trial.status, trial.reason = outcome.status, outcome.reason
+        self._write()
+        self._changed(self)
+
+    def score(self, trial: Trial) -> float | None:
+        return trial.score(self.plan.monitor, self.plan.rising)
+
+    @property
+    def best(self) -> Trial | None:
+        """The best of those that ran to the end; before there is one, of all that have a figure."""
+        scored = [(score, trial) for trial in self.trials.values() if (score := self.score(trial)) is not None and trial.status != "failed"]
+        whole = [(score, trial) for score, trial in scored if trial.status == "done" or trial.epochs[-1]["epoch"] >= self.plan.epochs]
+        ranked = sorted(whole or scored, key=lambda pair: (-pair[0] if self.plan.rising else pair[0], pair[1].id))
+        return ranked[0][1] if ranked else None
+
+    def settle(self) -> None:
+        """Make each run folder say how its trial ended, where its process was gone before it could."""
+        for trial in self.ended:
+            folder = self.plan.folder(trial.id)
+            summary = records.read_summary(folder)
+            if summary and summary.get("status") != trial.status:
+                records.write_summary(folder, {**summary, "status": trial.status})
+
+
+def _text(value: Any) -> str:
+    """A setting in words: a space by its fields, the rest as a user writes it."""
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {' '.join(f'{kind} {ends}' for kind, ends in form.items())}" for name, form in value.items())
+    if isinstance(value, list):
+        return ",".join(map(str, value))
+    return "auto" if value is None else str(value)
