@@ -3,7 +3,7 @@
     python benchmarks/sweep.py NAME --data SHARDS --runs DIR [options of twofold sweep]
 
 writes `benchmarks/results/sweep-NAME.csv` (the table of trials) and `.png`, and prints the best beside the starting
-configuration: on the validation pictures that chose it, on the test pictures that chose nothing, and the steps spent
+configuration: on the validation images that chose it, on the test images that chose nothing, and the steps spent
 beside those of as many full trials. A sweep that is finished already is only collected.
 """
 

@@ -19,7 +19,7 @@ from typing import Any, NoReturn
 
 from job import __version__
 from job.config.options import Knob, build, convert, knobs, nearest, read_environment, read_toml, replace
-from job.config.schema import Config, EvaluateConfig, FeaturesConfig, Output, PredictConfig, PrepareConfig, SmokeConfig, SweepConfig
+from job.config.schema import Config, EvaluateConfig, Output, PredictConfig, PrepareConfig, SmokeConfig, SweepConfig, VisualizeConfig
 from job.console import console
 from job.errors import DONE, INTERRUPTED, MACHINE, Interrupted, JobError, UserError, from_os_error
 from job.shutdown import Stop, signals
@@ -114,7 +114,7 @@ def _evaluate(config: EvaluateConfig, arguments: argparse.Namespace, given: set[
         from job.runs.records import read_summary
 
         figures = evaluate(Path(arguments.run), config, stop)
-    if config.judge.json:
+    if config.evaluation.json:
         print(json.dumps(figures))
     else:
         negative, positive = read_summary(Path(arguments.run))["classes"]
@@ -131,11 +131,11 @@ def _predict(config: PredictConfig, arguments: argparse.Namespace, given: set[st
     return DONE
 
 
-def _features(config: FeaturesConfig, arguments: argparse.Namespace, given: set[str], stop: Stop) -> int:
+def _visualize(config: VisualizeConfig, arguments: argparse.Namespace, given: set[str], stop: Stop) -> int:
     with _tensorflow_lines_to(None):
-        from job.visualize import features
+        from job.visualize import visualize
 
-        features(Path(arguments.run), arguments.image, config.output.out)
+        visualize(Path(arguments.run), arguments.image, config.output.out)
     return DONE
 
 
@@ -160,14 +160,14 @@ COMMANDS = {
         stdout_is_result=True,
     ),
     "predict": Command(
-        PredictConfig, (("run", "1", "the run folder"), ("path", "*", "pictures, folders or archives")),
-        "file, class and probability for pictures", _predict, stdout_is_result=True,
+        PredictConfig, (("run", "1", "the run folder"), ("path", "*", "images, folders or archives")),
+        "file, class and probability for images", _predict, stdout_is_result=True,
     ),
-    "features": Command(
-        FeaturesConfig, (("run", "1", "the run folder"), ("image", "1", "a picture")),
-        "how the network sees a picture", _features, stdout_is_result=True,
+    "visualize": Command(
+        VisualizeConfig, (("run", "1", "the run folder"), ("image", "1", "an image")),
+        "how the network sees an image", _visualize, stdout_is_result=True,
     ),
-    "smoke": Command(SmokeConfig, (), "the whole job on one CPU core, on drawn pictures, in under a minute", _smoke),
+    "smoke": Command(SmokeConfig, (), "the whole job on one CPU core, on drawn images, in under a minute", _smoke),
 }  # fmt: skip
 
 

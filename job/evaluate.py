@@ -18,11 +18,11 @@ from job.data.sources import open_source
 from job.errors import UserError
 from job.inference import export, plots
 from job.inference.metrics import measure, probability
-from job.inference.trained import Item, Judged, Trained
+from job.inference.trained import Item, Prediction, Trained
 from job.runs.records import data_folder
 from job.shutdown import Stop
 
-MISTAKES = 32  # on the picture of the most confident ones
+MISTAKES = 32  # on the image of the most confident ones
 COMPARED = 64  # originals that model.keras is compared on
 
 
@@ -31,7 +31,7 @@ def evaluate(run: Path, config: EvaluateConfig, stop: Stop | None = None) -> dic
 
     Returns:
         The figures by name; `chose_model` says whether the split chose the model, `learnt` on how many of the
-        pictures it was trained.
+        images it was trained.
 
     Raises:
         UserError: no such run, split or source, or classes that the model does not know.
@@ -43,37 +43,37 @@ def evaluate(run: Path, config: EvaluateConfig, stop: Stop | None = None) -> dic
     with tempfile.TemporaryDirectory(prefix="twofold-") as scratch:
         if not data or manifest.exists(Path(data)) or manifest.unfinished(Path(data)):
             folder = Path(data) if data else own
-            pictures = _from_shards(folder, config.judge.split or ("test" if data else "validation"), trained.classes)
-            chose = pictures.split == "validation" and folder.absolute() == own.absolute()
+            dataset = _from_shards(folder, config.evaluation.split or ("test" if data else "validation"), trained.classes)
+            chose = dataset.split == "validation" and folder.absolute() == own.absolute()
         else:
-            if config.judge.split:
+            if config.evaluation.split:
                 raise UserError("--split", f"{data} is a source, not shards", "leave it out, or prepare the source")
-            pictures, chose = _from_source(data, Path(scratch), trained), False
+            dataset, chose = _from_source(data, Path(scratch), trained), False
         learnt = _learnt(own) if data else frozenset()
-        what = f"{pictures.total:,} pictures of {data or own} ({pictures.split})"
-        console.log(f"judging {what} by step {trained.step:,} of {run}" + ("" if trained.finished else ", which is not finished"))
+        what = f"{dataset.total:,} images of {data or own} ({dataset.split})"
+        console.log(f"evaluating {what} by step {trained.step:,} of {run}" + ("" if trained.finished else ", which is not finished"))
         labels, logits, mistakes, compared = [], [], _Mistakes(), []
-        with console.progress("judging", pictures.total, "images") as bar:
-            for judged in trained.judge(pictures.items):
+        with console.progress("evaluating", dataset.total, "images") as bar:
+            for prediction in trained.predict(dataset.items):
                 stop.check()
-                labels.append(judged.label)
-                logits.append(judged.logit)
-                mistakes.add(judged)
-                if judged.key in pictures.originals:
-                    compared.append((pictures.originals.pop(judged.key), float(probability(judged.logit))))
+                labels.append(prediction.label)
+                logits.append(prediction.logit)
+                mistakes.add(prediction)
+                if prediction.key in dataset.originals:
+                    compared.append((dataset.originals.pop(prediction.key), float(probability(prediction.logit))))
                 bar.advance()
     if not labels:
-        raise UserError(data, "none of its pictures decodes", "give JPEG, PNG or WebP files")
+        raise UserError(data, "none of its images decodes", "give JPEG, PNG or WebP files")
     if compared and (run / export.NAME).exists():
         console.log("model.keras resizes the originals at once, without the stored JPEG between: " + export.apart(run, compared))
-    mistakes.draw(run / "report" / f"mistakes-{pictures.split}.png", trained.classes, what)
-    figures = asdict(measure(labels, logits)) | {"split": pictures.split, "positive": trained.classes[1]}
-    return figures | {"chose_model": chose, "learnt": sum(sha256 in learnt for sha256 in pictures.sha256)}
+    mistakes.draw(run / "report" / f"mistakes-{dataset.split}.png", trained.classes, what)
+    figures = asdict(measure(labels, logits)) | {"split": dataset.split, "positive": trained.classes[1]}
+    return figures | {"chose_model": chose, "learnt": sum(sha256 in learnt for sha256 in dataset.sha256)}
 
 
 @dataclass
-class _Pictures:
-    """The pictures to judge. While `items` streams, `sha256` gathers their hashes, and `originals` a few whole files."""
+class _Dataset:
+    """The images to evaluate. While `items` streams, `sha256` gathers their hashes, and `originals` a few whole files."""
 
     split: str
     total: int
@@ -83,14 +83,14 @@ class _Pictures:
 
 
 def _learnt(own: Path) -> frozenset[str]:
-    """The hashes of the pictures that the run learnt from, where its shards are still there."""
+    """The hashes of the images that the run learnt from, where its shards are still there."""
     if not manifest.exists(own):
         return frozenset()
     reader = Reader(own, manifest.read(own).split("train", own).shards)
     return frozenset(reader[number].sha256 for number in range(len(reader)))
 
 
-def _from_shards(folder: Path, split: str, classes: tuple[str, str]) -> _Pictures:
+def _from_shards(folder: Path, split: str, classes: tuple[str, str]) -> _Dataset:
     shards = manifest.read(folder)
     same = [layout.same_class(a) == layout.same_class(b) for a, b in zip(shards.classes, classes, strict=True)]
     if not all(same):
@@ -107,19 +107,19 @@ def _from_shards(folder: Path, split: str, classes: tuple[str, str]) -> _Picture
             sha256.append(record.sha256)
             yield Item(record.key, record.label, record.image)
 
-    return _Pictures(split, len(reader), items(), sha256, {})
+    return _Dataset(split, len(reader), items(), sha256, {})
 
 
-def _from_source(text: str, scratch: Path, trained: Trained) -> _Pictures:
+def _from_source(text: str, scratch: Path, trained: Trained) -> _Dataset:
     source = open_source(text, scratch)
     found = layout.find(source.entries(), text, classes=trained.classes)
-    labels = {picture.name: picture.label for picture in found.pictures}
+    labels = {image.name: image.label for image in found.images}
     if found.unlabelled:
-        console.log(f"left out: {len(found.unlabelled):,} pictures without a class, such as {found.unlabelled[0]}")
+        console.log(f"left out: {len(found.unlabelled):,} images without a class, such as {found.unlabelled[0]}")
     sha256: list[str] = []
     originals: dict[str, bytes] = {}
 
-    def pictures() -> Iterator[tuple[str, bytes]]:
+    def images() -> Iterator[tuple[str, bytes]]:
         for number, (name, data) in enumerate(item for item in source.read() if item[0] in labels):
             sha256.append(hashlib.sha256(data).hexdigest())
             if number % -(-len(labels) // COMPARED) == 0:
@@ -127,27 +127,27 @@ def _from_source(text: str, scratch: Path, trained: Trained) -> _Pictures:
             yield name, data
 
     def items() -> Iterator[Item]:
-        for name, jpeg, fault in trained.stored(pictures()):
+        for name, jpeg, fault in trained.stored(images()):
             if fault:
                 console.log(f"left out: {name}: {fault}")
             else:
                 yield Item(name, labels[name], jpeg)
 
-    return _Pictures("source", len(labels), items(), sha256, originals)
+    return _Dataset("source", len(labels), items(), sha256, originals)
 
 
 class _Mistakes:
     """The most confident wrong answers met so far."""
 
     def __init__(self) -> None:
-        self._heap: list[tuple[float, int, Judged]] = []
+        self._heap: list[tuple[float, int, Prediction]] = []
         self._met = 0
 
-    def add(self, judged: Judged) -> None:
-        if (judged.logit >= 0) == (judged.label == 1):
+    def add(self, prediction: Prediction) -> None:
+        if (prediction.logit >= 0) == (prediction.label == 1):
             return
         self._met += 1
-        heapq.heappush(self._heap, (abs(judged.logit), self._met, judged))
+        heapq.heappush(self._heap, (abs(prediction.logit), self._met, prediction))
         if len(self._heap) > MISTAKES:
             heapq.heappop(self._heap)
 
@@ -155,17 +155,17 @@ class _Mistakes:
         if not self._heap:
             console.log("no mistakes to draw")
             return
-        worst = [judged for _, _, judged in sorted(self._heap, reverse=True)]
+        worst = [prediction for _, _, prediction in sorted(self._heap, reverse=True)]
         titles = [
-            f"{judged.key.rsplit('/', 1)[-1][:18]}\n{classes[judged.label]}, said {max(p, 1 - p):.1%} {classes[int(p >= 0.5)]}"
-            for judged in worst
-            for p in [float(probability(judged.logit))]
+            f"{prediction.key.rsplit('/', 1)[-1][:18]}\n{classes[prediction.label]}, said {max(p, 1 - p):.1%} {classes[int(p >= 0.5)]}"
+            for prediction in worst
+            for p in [float(probability(prediction.logit))]
         ]
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             plots.sheet([j.square for j in worst], titles, path, f"The most confident of {self._met:,} mistakes on {what}")
             console.log(f"the most confident mistakes are in {path}")
-        except OSError as error:  # the figures are worth more than the picture
+        except OSError as error:  # the figures are worth more than the image
             console.log(f"warning: {path} could not be written ({error.strerror})")
 
 
@@ -182,7 +182,7 @@ def words(figures: dict[str, Any], classes: tuple[str, str]) -> str:
         note = f" (it learnt from {figures['learnt']:,} of them: the figures flatter it)"
     return "\n".join(
         (
-            f"split              {figures['split']}, {figures['images']:,} pictures{note}",
+            f"split              {figures['split']}, {figures['images']:,} images{note}",
             f"accuracy           {figures['accuracy']:.4f} (95 %: {figures['accuracy_low']:.4f} to {figures['accuracy_high']:.4f})",
             f"ROC AUC            {shown(figures['auc'])}",
             f"average precision  {shown(figures['average_precision'])} (positive class: {figures['positive']})",

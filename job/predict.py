@@ -1,4 +1,4 @@
-"""`twofold predict`: file, class and probability for pictures, folders and archives."""
+"""`twofold predict`: file, class and probability for images, folders and archives."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ COLUMNS = ("file", "class", "probability")
 
 
 def predict(run: Path, paths: Sequence[str], config: PredictConfig, stop: Stop | None = None) -> Iterator[str]:
-    """Judge every picture below `paths`; yields the lines to print. What does not decode is named in the log.
+    """Classify every image below `paths`; yields the lines to print. What does not decode is named in the log.
 
     Raises:
-        UserError: no such run or path, or not one picture could be read.
+        UserError: no such run or path, or not one image could be read.
         Interrupted: `stop` was set.
     """
     if not paths:
-        raise UserError("predict", "no picture given", "name pictures, folders or archives after the run")
+        raise UserError("predict", "no image given", "name images, folders or archives after the run")
     stop = Stop() if stop is None else stop
     trained = Trained(run, config.work.workers)
     rows: list[tuple[str, str, float]] = []
@@ -36,7 +36,7 @@ def predict(run: Path, paths: Sequence[str], config: PredictConfig, stop: Stop |
         sources = [(path, open_source(path, Path(scratch))) for path in paths]
         total = sum(len(source.entries()) for _, source in sources)
         if not total:
-            raise UserError(" ".join(paths), "holds no picture", "give JPEG, PNG or WebP files")
+            raise UserError(" ".join(paths), "holds no image", "give JPEG, PNG or WebP files")
 
         def items() -> Iterator[Item]:
             for path, source in sources:
@@ -47,28 +47,28 @@ def predict(run: Path, paths: Sequence[str], config: PredictConfig, stop: Stop |
                     else:
                         yield Item(shown, -1, jpeg)
 
-        style = config.answer.format
+        style = config.format.format
         if style == "csv":
             yield _csv(COLUMNS)
-        with console.progress("judging", total, "images") as bar:
-            for judged in trained.judge(items()):
+        with console.progress("predicting", total, "images") as bar:
+            for prediction in trained.predict(items()):
                 stop.check()
                 bar.advance()
-                p = float(probability(judged.logit))
-                row = (judged.key, trained.classes[int(p >= 0.5)], p)
+                p = float(probability(prediction.logit))
+                row = (prediction.key, trained.classes[int(p >= 0.5)], p)
                 rows.append(row)
                 if style == "csv":
                     yield _csv((row[0], row[1], f"{p:.6f}"))
                 elif style == "jsonl":
                     yield json.dumps(dict(zip(COLUMNS, (row[0], row[1], round(p, 6)), strict=True)), ensure_ascii=False)
     if not rows:
-        raise UserError(" ".join(paths), "none of its pictures decodes", "give JPEG, PNG or WebP files")
+        raise UserError(" ".join(paths), "none of its images decodes", "give JPEG, PNG or WebP files")
     if style == "table":
         yield from _table(rows, trained.classes[1])
 
 
 def _shown(path: str, name: str) -> str:
-    """A picture's name as the user would say it."""
+    """An image's name as the user would say it."""
     if Path(path).name == name or path.startswith(("kaggle:", "http")):
         return path if Path(path).name == name else name
     return f"{path.rstrip('/')}/{name}"

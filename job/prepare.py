@@ -2,7 +2,7 @@
 
 Pass one reads the sources in their own order; all cores hash, decode, shrink and encode, and the JPEGs go to a
 spool file in `--out/.work`. Pass two drops what `job/data/audit.py` sets aside, cuts the splits by content hash, and
-writes the shards in the order of that hash, so the bytes depend on the pictures alone. The manifest comes last.
+writes the shards in the order of that hash, so the bytes depend on the images alone. The manifest comes last.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def prepare(sources: Sequence[str], config: PrepareConfig, stop: Stop | None = N
     """Turn sources into a data set in `config.output.out`, or finish one, or find it done.
 
     Raises:
-        UserError: the sources hold no two classes, too many pictures are bad, or the folder holds another data set.
+        UserError: the sources hold no two classes, too many images are bad, or the folder holds another data set.
         MachineError: the disk is full or read-only.
         Interrupted: `stop` was set; the same call finishes the data set.
     """
@@ -113,11 +113,11 @@ class _Preparation:
         prefixes = _prefixes(self.texts)
         found = self._layout(sources, prefixes)
         console.log(_what(found, self.options.side, self.workers, self.folder))
-        wanted = {picture.name: picture for picture in found.pictures}
+        wanted = {image.name: image for image in found.images}
         with (self.work / "spool").open("wb") as spool:
             spooled = list(self._examine(sources, prefixes, wanted, spool))
         seconds = time.monotonic() - started
-        verdict = audit.judge(s.examined for s in spooled)
+        verdict = audit.audit(s.examined for s in spooled)
         report = audit.write_report(self.folder, verdict.aside)
         self._check_bad(verdict, len(spooled), report)
         places = {s.examined.key: s for s in spooled}
@@ -126,7 +126,7 @@ class _Preparation:
         made = manifest.Manifest(found.classes, written, settings)
         manifest.write(self.folder, made)
         rate = len(spooled) / seconds
-        console.log(f"read {len(spooled):,} pictures in {duration(seconds)}: {rate:,.0f} images/s, {rate / self.workers:,.0f} per core")
+        console.log(f"read {len(spooled):,} images in {duration(seconds)}: {rate:,.0f} images/s, {rate / self.workers:,.0f} per core")
         for name, split in written.items():
             counts = ", ".join(f"{n:,} {c}" for c, n in zip(found.classes, split.classes, strict=True))
             console.log(f"{name}: {split.records:,} ({counts}) in {counted(len(split.shards), 'shard')}")
@@ -141,10 +141,10 @@ class _Preparation:
         ]
         twice = [name for name, count in Counter(e.name for e in entries).items() if count > 1]
         if twice:
-            raise UserError(self.texts[0], f"two pictures are both called {twice[0]}", "rename one of them")
+            raise UserError(self.texts[0], f"two images are both called {twice[0]}", "rename one of them")
         found = layout.find(entries, " ".join(self.texts), self.options.positive)
         if found.unlabelled:
-            console.log(f"left out: {len(found.unlabelled):,} pictures without a class, such as {found.unlabelled[0]}")
+            console.log(f"left out: {len(found.unlabelled):,} images without a class, such as {found.unlabelled[0]}")
         return found
 
     def _examine(
@@ -160,7 +160,7 @@ class _Preparation:
             except pixels.Undecodable as error:
                 return name, sha256, b"", str(error)
 
-        def pictures() -> Iterator[tuple[str, bytes]]:
+        def images() -> Iterator[tuple[str, bytes]]:
             for source, prefix in zip(sources, prefixes, strict=True):
                 for name, data in source.read():
                     if prefix + name in wanted:
@@ -168,25 +168,25 @@ class _Preparation:
 
         offset = 0
         with console.progress("reading", len(wanted), "images") as bar:
-            for name, sha256, jpeg, fault in in_order(examine, pictures(), self.workers):
+            for name, sha256, jpeg, fault in in_order(examine, images(), self.workers):
                 self.stop.check()
                 spool.write(jpeg)
-                picture = wanted[name]
-                yield _Spooled(audit.Examined(name, picture.label, picture.split, sha256, fault), offset, len(jpeg))
+                image = wanted[name]
+                yield _Spooled(audit.Examined(name, image.label, image.split, sha256, fault), offset, len(jpeg))
                 offset += len(jpeg)
                 bar.advance()
 
-    def _check_bad(self, verdict: audit.Verdict, total: int, report: Path) -> None:
+    def _check_bad(self, verdict: audit.AuditResult, total: int, report: Path) -> None:
         if verdict.bad > self.options.max_bad * total:
             raise UserError(
                 str(report),
-                f"lists {verdict.bad:,} of {total:,} pictures that do not decode, more than --max-bad {self.options.max_bad:g}",
+                f"lists {verdict.bad:,} of {total:,} images that do not decode, more than --max-bad {self.options.max_bad:g}",
                 f"mend or delete them, or give --max-bad {-(-1000 * verdict.bad // total) / 1000:g}",
             )
 
     def _cut(self, kept: list[audit.Examined], classes: tuple[str, str]) -> dict[str, list[audit.Examined]]:
         """Divide into splits: the source's own where it names them, else by the hash of the content."""
-        named = {picture.split for picture in kept}
+        named = {image.split for image in kept}
         test = 0.0 if "test" in named else self.options.test
         val = 0.0 if "validation" in named else self.options.val
 
@@ -204,12 +204,12 @@ class _Preparation:
         with (self.work / "spool").open("rb") as spool, console.progress("writing", len(places), "images") as bar:
             for name, members in splits.items():
 
-                def record(picture: audit.Examined) -> shards.Record:
+                def record(image: audit.Examined) -> shards.Record:
                     self.stop.check()
-                    place = places[picture.key]
+                    place = places[image.key]
                     spool.seek(place.offset)
                     bar.advance()
-                    return shards.Record(spool.read(place.length), picture.label, picture.key, picture.sha256)
+                    return shards.Record(spool.read(place.length), image.label, image.key, image.sha256)
 
                 size = sum(shards.framed_size(places[p.key].length + 150) for p in members)
                 count = max(-(-size // SHARD_BYTES), TRAIN_SHARDS if name == "train" else 1)
@@ -228,23 +228,23 @@ def _write_split(
     return manifest.Split(len(members), (len(members) - positives, positives), made)
 
 
-def _place(picture: audit.Examined) -> float:
+def _place(image: audit.Examined) -> float:
     """A number in [0, 1) that the content alone decides."""
-    return int(picture.sha256[:13], 16) / 16**13
+    return int(image.sha256[:13], 16) / 16**13
 
 
 def _divide(kept: list[audit.Examined], val: float, test: float) -> dict[str, list[audit.Examined]]:
-    """Validation from the low end of the hashes and test from the high end, so neither share moves the other's pictures."""
+    """Validation from the low end of the hashes and test from the high end, so neither share moves the other's images."""
     splits: dict[str, list[audit.Examined]] = {name: [] for name in manifest.SPLITS}
-    for picture in sorted(kept, key=lambda p: p.sha256):
-        place = _place(picture)
+    for image in sorted(kept, key=lambda p: p.sha256):
+        place = _place(image)
         cut = "validation" if place < val else "test" if place >= 1 - test else "train"
-        splits[picture.split if picture.split in ("test", "validation") else cut].append(picture)
+        splits[image.split if image.split in ("test", "validation") else cut].append(image)
     return splits
 
 
 def _lacking(splits: dict[str, list[audit.Examined]], val: float, test: float) -> tuple[str, int] | None:
-    """The first split that is wanted and holds no picture of a class, with that class."""
+    """The first split that is wanted and holds no image of a class, with that class."""
     wanted = {"train"} | ({"validation"} if val else set()) | ({"test"} if test else set()) | {n for n in splits if splits[n]}
     return next(
         ((name, label) for name in splits if name in wanted for label in (0, 1) if all(p.label != label for p in splits[name])), None
@@ -253,20 +253,20 @@ def _lacking(splits: dict[str, list[audit.Examined]], val: float, test: float) -
 
 def _empty_class(name: str, class_name: str, kept: list[audit.Examined], val: float, test: float) -> UserError:
     if name == "train":
-        fix = "give more pictures, or smaller --val and --test"
+        fix = "give more images, or smaller --val and --test"
     else:
-        fix = "give more pictures"
+        fix = "give more images"
         now, flag = (val, "--val") if name == "validation" else (test, "--test")
         for share in (k / 100 for k in range(1, 61) if k / 100 > now > 0):
             tried = (share, test) if name == "validation" else (val, share)
             if sum(tried) < 1 and _lacking(_divide(kept, *tried), *tried) is None:
                 fix = f"try {flag} {share:g}"
                 break
-    return UserError(f"split {name}", f"would hold no picture of {class_name}", fix)
+    return UserError(f"split {name}", f"would hold no image of {class_name}", fix)
 
 
 def _prefixes(texts: Sequence[str]) -> list[str]:
-    """What tells the pictures of several sources apart; nothing where there is one."""
+    """What tells the images of several sources apart; nothing where there is one."""
     if len(texts) == 1:
         return [""]
     names = [Path(text).name or text for text in texts]
@@ -274,8 +274,8 @@ def _prefixes(texts: Sequence[str]) -> list[str]:
 
 
 def _what(found: layout.Layout, side: int, workers: int, folder: Path) -> str:
-    counts = Counter(picture.label for picture in found.pictures)
-    named = sorted({p.split for p in found.pictures if p.split})
+    counts = Counter(image.label for image in found.images)
+    named = sorted({p.split for p in found.images if p.split})
     splits = f"splits of the source: {', '.join(named)}" if named else "no splits in the source"
     classes = " and ".join(f"{counts[k]:,} {name}" for k, name in enumerate(found.classes))
     return f"preparing {classes} ({splits}) at {side} px with {counted(workers, 'worker')} into {folder}"

@@ -1,4 +1,4 @@
-"""`twofold smoke`: the whole job on one CPU core, on pictures that it draws itself. Fails loudly when it does not learn.
+"""`twofold smoke`: the whole job on one CPU core, on images that it draws itself. Fails loudly when it does not learn.
 
 Rings and crosses of any colour, place, size and turn on a noisy ground: colour and brightness tell nothing, so only
 a network that learns shapes passes.
@@ -23,7 +23,7 @@ from job.console import console
 from job.errors import ProofError
 from job.shutdown import Stop
 
-PICTURES = 800  # of each class
+IMAGES = 800  # of each class
 SIDE = 48  # px
 ACCURACY = 0.95  # on validation; less is a failure
 SETTINGS: dict[str, Any] = dict(
@@ -44,8 +44,8 @@ def smoke(stop: Stop | None = None) -> dict[str, float]:
     started = time.monotonic()
     with _one_core(), tempfile.TemporaryDirectory(prefix="twofold-smoke-") as folder:
         root = Path(folder)
-        console.log(f"smoke: the whole job on one CPU core, on {2 * PICTURES:,} pictures that are drawn now; about half a minute")
-        draw(root / "pictures", PICTURES, SIDE)
+        console.log(f"smoke: the whole job on one CPU core, on {2 * IMAGES:,} images that are drawn now; about half a minute")
+        draw(root / "images", IMAGES, SIDE)
         figures = _job(root, Stop() if stop is None else stop)
     seconds = time.monotonic() - started
     if figures["accuracy"] < ACCURACY:
@@ -60,7 +60,7 @@ def _job(root: Path, stop: Stop) -> dict[str, Any]:
     from job.prepare import prepare
     from job.train import train
 
-    prepare([str(root / "pictures")], build(PrepareConfig, dict(out=str(root / "shards"), side=SIDE, workers=1)), stop)
+    prepare([str(root / "images")], build(PrepareConfig, dict(out=str(root / "shards"), side=SIDE, workers=1)), stop)
     config = build(Config, dict(SETTINGS, data=str(root / "shards"), out=str(root / "run")))
     inner = Stop()
     first = train(config, on_epoch=lambda entry: inner.set() if entry["epoch"] == 2 else None, stop=inner)
@@ -75,7 +75,7 @@ def _job(root: Path, stop: Stop) -> dict[str, Any]:
     figures = evaluate(root / "run", build(EvaluateConfig, {}), stop)
     if abs(figures["accuracy"] - second["val_accuracy"]) > 1e-9:
         raise ProofError("smoke", f"evaluate says {figures['accuracy']}, train said {second['val_accuracy']}", "")
-    lines = list(predict(root / "run", [str(root / "pictures" / "rings")], build(PredictConfig, {"format": "csv"}), stop))
+    lines = list(predict(root / "run", [str(root / "images" / "rings")], build(PredictConfig, {"format": "csv"}), stop))
     rings = sum(line.split(",")[1] == "rings" for line in lines[1:])
     console.log(f"smoke: predict finds {rings:,} of {len(lines) - 1:,} rings")
     return figures
@@ -101,11 +101,11 @@ def draw(folder: Path, each: int, side: int, seed: int = 1) -> None:
     for name, shape in (("crosses", _cross), ("rings", _ring)):
         (folder / name).mkdir(parents=True, exist_ok=True)
         for number in range(each):
-            picture = _ground(rng, side)
+            image = _ground(rng, side)
             colour = tuple(int(c) for c in rng.integers(0, 256, 3))
             centre = rng.uniform(0.35 * side, 0.65 * side, 2)
-            shape(picture, centre, float(rng.uniform(0.2, 0.32) * side), colour, float(rng.uniform(0, np.pi)))
-            cv2.imwrite(str(folder / name / f"{name}.{number}.jpg"), picture, (cv2.IMWRITE_JPEG_QUALITY, 92))
+            shape(image, centre, float(rng.uniform(0.2, 0.32) * side), colour, float(rng.uniform(0, np.pi)))
+            cv2.imwrite(str(folder / name / f"{name}.{number}.jpg"), image, (cv2.IMWRITE_JPEG_QUALITY, 92))
 
 
 def _ground(rng: np.random.Generator, side: int) -> Any:
@@ -114,13 +114,13 @@ def _ground(rng: np.random.Generator, side: int) -> Any:
     return np.clip(smooth + rng.normal(0, 8, (side, side, 3)), 0, 255).astype(np.uint8)
 
 
-def _ring(picture: Any, centre: Any, radius: float, colour: tuple[int, ...], angle: float) -> None:
+def _ring(image: Any, centre: Any, radius: float, colour: tuple[int, ...], angle: float) -> None:
     at = (round(float(centre[0])), round(float(centre[1])))
-    cv2.circle(picture, at, round(radius), colour, max(2, round(radius / 4)), cv2.LINE_AA)
+    cv2.circle(image, at, round(radius), colour, max(2, round(radius / 4)), cv2.LINE_AA)
 
 
-def _cross(picture: Any, centre: Any, radius: float, colour: tuple[int, ...], angle: float) -> None:
+def _cross(image: Any, centre: Any, radius: float, colour: tuple[int, ...], angle: float) -> None:
     for turn in (angle, angle + np.pi / 2):
         reach = radius * np.array([np.cos(turn), np.sin(turn)])
         ends = [tuple(round(float(v)) for v in centre + sign * reach) for sign in (-1, 1)]
-        cv2.line(picture, ends[0], ends[1], colour, max(2, round(radius / 4)), cv2.LINE_AA)
+        cv2.line(image, ends[0], ends[1], colour, max(2, round(radius / 4)), cv2.LINE_AA)

@@ -33,7 +33,7 @@ from job.training import augment, resume
 from job.training.loop import Loop, Summary
 
 DRY_STEPS = 3
-SHEET = 32  # pictures on the contact sheet
+SHEET = 32  # images on the contact sheet
 
 
 def train(
@@ -141,9 +141,9 @@ def _plan(loop: Loop) -> Summary:
 
 
 def _show_augmented(loop: Loop, path: Path) -> Summary:
-    """`--show-augment`: a contact sheet of the first training pictures as the model will see them."""
+    """`--show-augment`: a contact sheet of the first training images as the model will see them."""
     numbers = order.permutation(loop.seed, 0, loop.images)[: SHEET // 4]
-    images, labels = loop.pictures.gather(numbers)
+    images, labels = loop.training.gather(numbers)
     size = (loop.config.schedule.train_sizes or (0,))[-1]
     shown, titles = [], []
     for turn in range(SHEET // len(numbers)):

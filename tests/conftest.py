@@ -1,4 +1,4 @@
-"""What tests share: drawn pictures, a small data set, a small trained run. Nothing outside the tests' own folders."""
+"""What tests share: drawn images, a small data set, a small trained run. Nothing outside the tests' own folders."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def shards(drawn: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The drawn pictures as a data set with all three splits."""
+    """The drawn images as a data set with all three splits."""
     out = tmp_path_factory.mktemp("shards") / "set"
     prepare([str(drawn)], build(PrepareConfig, dict(out=str(out), val=0.25, test=0.15, side=40)))
     return out

@@ -32,7 +32,7 @@ def noise() -> Any:
     return np.random.default_rng(1).random((6, augment.COLUMNS), dtype=np.float32)
 
 
-def test_without_augmentation_a_picture_is_what_evaluation_sees(images: Any) -> None:
+def test_without_augmentation_an_image_is_what_evaluation_sees(images: Any) -> None:
     done, _ = _apply(images)
     expected = np.stack([pixels.squeeze(image, 16) for image in images])
     np.testing.assert_allclose(done, expected, atol=0.51)
@@ -44,13 +44,13 @@ def test_a_crop_of_one_colour_stays_that_colour(noise: Any, size: int) -> None:
     np.testing.assert_allclose(done, 77, atol=1e-3)
 
 
-def test_a_flip_mirrors_the_picture(images: Any) -> None:
+def test_a_flip_mirrors_the_image(images: Any) -> None:
     plain, _ = _apply(images)
     flipped, _ = _apply(images, np.zeros((6, augment.COLUMNS), np.float32), flip=0.5)
     np.testing.assert_allclose(flipped, plain[:, :, ::-1], atol=1e-3)
 
 
-def test_a_crop_shows_a_part_of_the_picture(noise: Any) -> None:
+def test_a_crop_shows_a_part_of_the_image(noise: Any) -> None:
     ramp = np.broadcast_to(np.arange(32, dtype=np.uint8)[None, None, :, None] * 8, (6, 32, 32, 3)).copy()
     done, _ = _apply(ramp, noise, crop=0.25)
     spans = done[:, 0, -1, 0] - done[:, 0, 0, 0]
@@ -91,7 +91,7 @@ def test_erasing_covers_a_square_of_the_promised_side(images: Any, noise: Any) -
     assert (untouched == 255).all()
 
 
-def test_mixup_mixes_labels_as_pictures(noise: Any) -> None:
+def test_mixup_mixes_labels_as_images(noise: Any) -> None:
     ramp = np.stack([np.full((32, 32, 3), value, np.uint8) for value in (0, 200, 0, 200, 0, 200)])
     labels = np.array([0, 1, 0, 1, 0, 1], np.float32)
     done, mixed = _apply(ramp, noise, labels, mixup=0.4)

@@ -81,12 +81,12 @@ def test_resolving_twice_changes_nothing(model: str, size: int, augment: float) 
         ("residual", 3, 1),
     ],
 )
-def test_few_pictures_get_a_smaller_batch(model: str, images: int, batch: int) -> None:
+def test_few_images_get_a_smaller_batch(model: str, images: int, batch: int) -> None:
     assert resolve(build(Config, dict(model=model)), images).schedule.batch == batch
 
 
-def test_a_batch_of_more_than_all_pictures_is_refused() -> None:
-    assert _refused(images=1000, batch=1001) == "--batch: 1001 is more than the 1,000 training pictures; use at most 1000"
+def test_a_batch_of_more_than_all_images_is_refused() -> None:
+    assert _refused(images=1000, batch=1001) == "--batch: 1001 is more than the 1,000 training images; use at most 1000"
     assert resolve(build(Config, dict(batch=1000)), 1000).schedule.batch == 1000
 
 

@@ -13,7 +13,7 @@ from job.data import pixels
 from job.data.manifest import read
 from job.data.shards import Reader
 from job.errors import UserError
-from job.feeds.memory import Squares, ahead
+from job.feeds.memory import MemoryFeed, ahead
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def reader(shards: Path) -> Any:
 
 @pytest.mark.parametrize("kept", [0, 7, 10_000])
 def test_squares_are_the_same_with_any_cache(reader: Reader, kept: int) -> None:
-    squares = Squares(reader, 24, 3, kept * 24 * 24 * 3)
+    squares = MemoryFeed(reader, 24, 3, kept * 24 * 24 * 3)
     numbers = np.array([5, 0, 5, len(reader) - 1, 3])
     expected = np.stack([pixels.square(reader[int(n)].image, 24) for n in numbers])
     for _ in range(2):
@@ -35,8 +35,8 @@ def test_squares_are_the_same_with_any_cache(reader: Reader, kept: int) -> None:
     squares.close()
 
 
-def test_a_cached_picture_is_not_read_again(reader: Reader, monkeypatch: pytest.MonkeyPatch) -> None:
-    squares = Squares(reader, 24, 1, 10**8)
+def test_a_cached_image_is_not_read_again(reader: Reader, monkeypatch: pytest.MonkeyPatch) -> None:
+    squares = MemoryFeed(reader, 24, 1, 10**8)
     first, _ = squares.gather(np.arange(len(reader)))
     monkeypatch.setattr(pixels, "square", lambda *a: pytest.fail("decoded twice"))
     again, _ = squares.gather(np.arange(len(reader)))
@@ -50,7 +50,7 @@ def test_a_damaged_record_is_an_error_of_the_taker(shards: Path, tmp_path: Path)
     data[40] ^= 1
     (tmp_path / made.file).write_bytes(data)
     (tmp_path / made.index).write_bytes((shards / made.index).read_bytes())
-    squares = Squares(Reader(tmp_path, [made]), 24, 2, 0)
+    squares = MemoryFeed(Reader(tmp_path, [made]), 24, 2, 0)
     batches = ahead(lambda step: squares.gather(np.arange(made.records)), 0, 3)
     with pytest.raises(UserError, match="record 0 fails its checksum"):
         next(batches)

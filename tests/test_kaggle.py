@@ -41,17 +41,17 @@ def zipped(files: dict[str, bytes]) -> bytes:
     return packed.getvalue()
 
 
-def pictures(names: list[str]) -> dict[str, bytes]:
+def images(names: list[str]) -> dict[str, bytes]:
     """A drawn JPEG for each name, no two alike."""
     drawn = {}
     for number, name in enumerate(names):
-        picture = np.random.default_rng(number).integers(0, 256, (48, 64, 3), dtype=np.uint8)
-        cv2.circle(picture, (32, 24), 5 + number % 15, (0, 0, 255), -1)
-        drawn[name] = cv2.imencode(".jpg", picture)[1].tobytes()
+        image = np.random.default_rng(number).integers(0, 256, (48, 64, 3), dtype=np.uint8)
+        cv2.circle(image, (32, 24), 5 + number % 15, (0, 0, 255), -1)
+        drawn[name] = cv2.imencode(".jpg", image)[1].tobytes()
     return drawn
 
 
-TRAIN = pictures([f"train/{kind}s/{kind}.{number}.jpg" for kind in ("cat", "dog") for number in range(20)])
+TRAIN = images([f"train/{kind}s/{kind}.{number}.jpg" for kind in ("cat", "dog") for number in range(20)])
 ARCHIVE = zipped({**TRAIN, "notes.bin": np.random.default_rng(1).bytes(3_000_000)})
 MB = 1 << 20  # the package writes in pieces of this size: of a cut connection it keeps the whole ones
 
@@ -152,7 +152,7 @@ def test_equal_names_of_two_owners(hub: FakeKaggle, tmp_path: Path) -> None:
 
 
 def test_competition_with_a_nested_archive(hub: FakeKaggle, tmp_path: Path) -> None:
-    nested = pictures([f"train/{kind}.{number}.jpg" for kind in ("cat", "dog") for number in range(3)])
+    nested = images([f"train/{kind}.{number}.jpg" for kind in ("cat", "dog") for number in range(3)])
     hub.competition("dogs-vs-cats", zipped({"train.zip": zipped(nested), "sampleSubmission.csv": b"id,label\n"}))
     source = open_source(COMPETITION, tmp_path)
     assert [entry.name for entry in source.entries()] == [f"train.zip/{name}" for name in nested]

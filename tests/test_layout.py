@@ -23,7 +23,7 @@ def _refused(*names: str, positive: str = "", classes: tuple[str, str] | None = 
 
 
 def _facts(found: Layout) -> dict[str, tuple[str, str | None]]:
-    return {p.name: (found.classes[p.label], p.split) for p in found.pictures}
+    return {p.name: (found.classes[p.label], p.split) for p in found.images}
 
 
 @pytest.mark.parametrize(
@@ -90,10 +90,10 @@ def test_kaggle_s_competition_has_an_unlabelled_test_folder() -> None:
     assert found.unlabelled == ["test1/1.jpg", "test1/2.jpg"]
 
 
-def test_unlabelled_test_pictures_beside_class_folders() -> None:
+def test_unlabelled_test_images_beside_class_folders() -> None:
     found = _find("train/cats/1.jpg", "train/dogs/1.jpg", "test/1.jpg")
     assert found.unlabelled == ["test/1.jpg"]
-    assert len(found.pictures) == 2
+    assert len(found.images) == 2
 
 
 @pytest.mark.parametrize(
@@ -121,12 +121,12 @@ def test_unlabelled_test_pictures_beside_class_folders() -> None:
 def test_split_names(name: str, split: str | None) -> None:
     assert split_of(name) == split
     found = _find(f"{name}/cats/1.jpg", f"{name}/dogs/1.jpg")
-    assert {p.split for p in found.pictures} == {split}
+    assert {p.split for p in found.images} == {split}
     assert found.classes == ("cats", "dogs")
 
 
 def test_one_three_and_no_classes() -> None:
-    fix = "; put each class's pictures in a folder of its own, two in all"
+    fix = "; put each class's images in a folder of its own, two in all"
     assert _refused("cats/1.jpg", "cats/2.jpg") == "pets: 1 class found instead of two: cats (2)" + fix
     three = _refused("birds/1.jpg", "cats/1.jpg", "cats/2.jpg", "dogs/1.jpg")
     assert three == "pets: 3 classes found instead of two: birds (1), cats (2), dogs (1)" + fix
@@ -138,14 +138,14 @@ def test_one_three_and_no_classes() -> None:
 
 
 def test_empty() -> None:
-    assert _refused() == "pets: no picture found; give folders, one for each class, with JPEG, PNG or WebP files"
+    assert _refused() == "pets: no image found; give folders, one for each class, with JPEG, PNG or WebP files"
 
 
 def test_positive_swaps_and_must_be_there() -> None:
     names = ("cats/1.jpg", "dogs/1.jpg")
     swapped = _find(*names, positive="Cat")
     assert swapped.classes == ("dogs", "cats")
-    assert [p.label for p in swapped.pictures] == [1, 0]
+    assert [p.label for p in swapped.images] == [1, 0]
     assert _refused(*names, positive="bird") == "--positive: 'bird' is not among the classes cats (1), dogs (1); name one of them"
 
 
@@ -160,21 +160,21 @@ def test_a_model_s_classes_are_matched_and_others_refused() -> None:
     model = ("cat", "dog")
     found = _find("Dogs/1.jpg", "Cats/1.jpg", classes=model)
     assert found.classes == model
-    assert [p.label for p in found.pictures] == [1, 0]
-    assert [p.label for p in _find("cats/1.jpg", "cats/2.jpg", classes=("dog", "cat")).pictures] == [1, 1]
-    line = "pets: its classes are birds (1), cats (1), the model knows cat and dog; give pictures of these two classes"
+    assert [p.label for p in found.images] == [1, 0]
+    assert [p.label for p in _find("cats/1.jpg", "cats/2.jpg", classes=("dog", "cat")).images] == [1, 1]
+    line = "pets: its classes are birds (1), cats (1), the model knows cat and dog; give images of these two classes"
     assert _refused("birds/1.jpg", "cats/1.jpg", classes=model) == line
     assert "its classes are not to be seen" in _refused("1.jpg", classes=model)
 
 
 def test_a_model_s_class_is_found_among_other_folders() -> None:
     found = _find("shelter/cats/persian/1.jpg", "shelter/cats/siamese/1.jpg", classes=("cat", "dog"))
-    assert [p.label for p in found.pictures] == [0, 0]
+    assert [p.label for p in found.images] == [0, 0]
 
 
 def test_a_model_s_class_is_found_in_file_names_in_any_folder() -> None:
     found = _find("inbox/cat.1.jpg", "outbox/cat.2.jpg", classes=("cat", "dog"))
-    assert [p.label for p in found.pictures] == [0, 0]
+    assert [p.label for p in found.images] == [0, 0]
     line = _refused("a/ox/1.jpg", "b/hen/1.jpg", classes=("cat", "dog"))
     assert "the model knows cat and dog" in line
     assert "--positive" not in line
@@ -207,5 +207,5 @@ def test_the_positive_class_does_not_depend_on_order_or_depth(pair: list[str], a
     names = ["/".join([*above, word, f"{k}.jpg"]) for word in pair for k in range(3)]
     found = _find(*data.draw(st.permutations(names)))
     assert found.classes == tuple(sorted(pair, key=str.lower))
-    assert all(f"/{found.classes[p.label]}/" in f"/{p.name}" for p in found.pictures)
-    assert {p.split for p in found.pictures} == {"train" if "train" in above else None}
+    assert all(f"/{found.classes[p.label]}/" in f"/{p.name}" for p in found.images)
+    assert {p.split for p in found.images} == {"train" if "train" in above else None}

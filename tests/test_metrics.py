@@ -35,7 +35,7 @@ def test_figures_equal_scikit_learn_s(pairs: list[tuple[int, int]]) -> None:
 
 @settings(deadline=None, max_examples=80)
 @given(PAIRS, st.randoms(use_true_random=False))
-def test_the_order_of_pictures_does_not_matter(pairs: list[tuple[int, int]], random: object) -> None:
+def test_the_order_of_images_does_not_matter(pairs: list[tuple[int, int]], random: object) -> None:
     mixed = list(pairs)
     random.shuffle(mixed)  # type: ignore[attr-defined]
     one, other = (measure([y for y, _ in some], [z / 4 for _, z in some]) for some in (pairs, mixed))

@@ -27,11 +27,11 @@ def test_the_twins_have_the_same_variables_and_answers(values: dict[str, Any]) -
     for path, variable in trained.items():
         np.testing.assert_array_equal(variable.numpy(), judged[path].numpy(), err_msg=path)
     assert {type(layer).__module__.split(".")[0] for layer in to_judge.model.layers} == {"keras"}
-    pictures = np.random.default_rng(0).uniform(0, 255, (3, 32, 32, 3)).astype(np.float32)
+    images = np.random.default_rng(0).uniform(0, 255, (3, 32, 32, 3)).astype(np.float32)
     noise = np.full((3, max(1, to_train.noise_columns)), 0.99, np.float32)
-    ours = to_train.model([pictures, noise], training=False)
+    ours = to_train.model([images, noise], training=False)
     if not options.dropout:
-        np.testing.assert_allclose(ours, to_judge.model(pictures, training=False), atol=1e-5)
+        np.testing.assert_allclose(ours, to_judge.model(images, training=False), atol=1e-5)
 
 
 def test_weights_follow_the_seed_and_the_path_alone() -> None:
@@ -45,7 +45,7 @@ def test_weights_follow_the_seed_and_the_path_alone() -> None:
     assert not np.array_equal(a, b)
 
 
-def test_residual_takes_pictures_of_any_size() -> None:
+def test_residual_takes_images_of_any_size() -> None:
     network = build_network(Model(**RESIDUAL), 1)
     for side in (16, 40, 57):
         assert network.model(np.zeros((2, side, side, 3), np.float32)).shape == (2, 1)
@@ -54,12 +54,12 @@ def test_residual_takes_pictures_of_any_size() -> None:
 def test_dropout_takes_its_columns_from_the_noise() -> None:
     network = build_network(Model(**CLASSIC, dropout=0.5), 1, "float32")
     assert network.noise_columns == 16 + 8
-    pictures = np.random.default_rng(0).uniform(0, 255, (1, 32, 32, 3)).astype(np.float32)
+    images = np.random.default_rng(0).uniform(0, 255, (1, 32, 32, 3)).astype(np.float32)
 
     def answer(noise: Any) -> float:
         trainable = [v.value for v in network.model.trainable_variables]
         moving = [v.value for v in network.model.non_trainable_variables]
-        logit, _ = network.model.stateless_call(trainable, moving, [pictures, noise], training=True)
+        logit, _ = network.model.stateless_call(trainable, moving, [images, noise], training=True)
         return float(logit[0, 0])
 
     kept, dropped = np.ones((1, 24), np.float32), np.zeros((1, 24), np.float32)
@@ -85,13 +85,13 @@ def test_whitening_of_one_colour_stays_finite() -> None:
     assert np.isfinite(whiten(np.full((3, 64, 64, 3), 90, np.uint8))).all()
 
 
-def test_the_exported_model_squares_any_picture_as_evaluation_does() -> None:
+def test_the_exported_model_squares_any_image_as_evaluation_does() -> None:
     from job.data import pixels
 
     network = build_network(Model(**RESIDUAL), 1)
     model = exported(network, 32)
     for height, width in ((40, 60), (32, 32), (20, 90), (10, 12)):
-        picture = np.random.default_rng(height).integers(0, 256, (height, width, 3), dtype=np.uint8)
-        direct = network.model(pixels.squeeze(picture, 32)[None].astype(np.float32))
+        image = np.random.default_rng(height).integers(0, 256, (height, width, 3), dtype=np.uint8)
+        direct = network.model(pixels.squeeze(image, 32)[None].astype(np.float32))
         expected = 1 / (1 + np.exp(-np.asarray(direct)))
-        np.testing.assert_allclose(model(picture[None]), expected, atol=5e-3)
+        np.testing.assert_allclose(model(image[None]), expected, atol=5e-3)

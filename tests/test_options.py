@@ -128,7 +128,7 @@ def test_a_variable_of_another_command_is_no_error() -> None:
     environ = {"TWOFOLD_SPLIT": "all", "TWOFOLD_FORMAT": "csv", "TWOFOLD_SIDE": "64"}
     assert _train([], environ).prepare.side == 64
     assert read("prepare", [], environ)[1].prepare.side == 64
-    assert read("evaluate", ["run"], environ)[1].judge.split == "all"
+    assert read("evaluate", ["run"], environ)[1].evaluation.split == "all"
     with pytest.raises(UserError, match="TWOFOLD_SPLITS: unknown environment variable; did you mean TWOFOLD_SPLIT"):
         read("prepare", [], {"TWOFOLD_SPLITS": "all"})
 

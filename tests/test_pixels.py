@@ -48,9 +48,9 @@ def _exif(orientation: int) -> Image.Exif:
     ("kind", "mode"), [("JPEG", "RGB"), ("JPEG", "L"), ("PNG", "RGB"), ("PNG", "RGBA"), ("WEBP", "RGB"), ("WEBP", "RGBA")]
 )
 def test_exif_orientation_is_applied(orientation: int, kind: str, mode: str) -> None:
-    picture = Image.fromarray(_scene()).convert(mode)
+    image = Image.fromarray(_scene()).convert(mode)
     options = {"lossless": True} if kind == "WEBP" else {"quality": 95} if kind == "JPEG" else {}
-    data = _save(picture, kind, exif=_exif(orientation), **options)
+    data = _save(image, kind, exif=_exif(orientation), **options)
     upright = ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGB")
     found = decode(data)
     assert found.shape == ((32, 48, 3) if orientation < 5 else (48, 32, 3))
@@ -58,7 +58,7 @@ def test_exif_orientation_is_applied(orientation: int, kind: str, mode: str) -> 
 
 
 def test_orientation_6_by_hand() -> None:
-    # a phone held upright: the stored picture's lower left corner is the upright one's upper left
+    # a phone held upright: the stored image's lower left corner is the upright one's upper left
     data = _save(Image.fromarray(_scene()), "PNG", exif=_exif(6))
     assert decode(data)[0, 0].tolist() == _scene()[-1, 0].tolist()
     assert decode(data)[0, -1].tolist() == _scene()[0, 0].tolist()
@@ -67,8 +67,8 @@ def test_orientation_6_by_hand() -> None:
 @settings(deadline=None, max_examples=50)
 @given(st.binary(max_size=80))
 def test_a_damaged_exif_block_turns_nothing(rest: bytes) -> None:
-    picture = Image.fromarray(_scene()).convert("RGBA")
-    assert decode(_save(picture, "PNG", exif=b"Exif\0\0II*\0" + rest)).shape in ((32, 48, 3), (48, 32, 3))
+    image = Image.fromarray(_scene()).convert("RGBA")
+    assert decode(_save(image, "PNG", exif=b"Exif\0\0II*\0" + rest)).shape in ((32, 48, 3), (48, 32, 3))
 
 
 def test_alpha_is_laid_over_white() -> None:
@@ -100,19 +100,19 @@ def test_grey_with_alpha_is_laid_over_white() -> None:
 
 @pytest.mark.parametrize("kind", ["PNG", "GIF"])
 def test_a_palette_with_a_transparent_colour(kind: str) -> None:
-    picture = Image.new("P", (4, 2), 0)
-    picture.putpalette([255, 0, 0, 0, 0, 255])
-    picture.paste(1, (2, 0, 4, 2))
-    found = decode(_save(picture, kind, transparency=0))
+    image = Image.new("P", (4, 2), 0)
+    image.putpalette([255, 0, 0, 0, 0, 255])
+    image.paste(1, (2, 0, 4, 2))
+    found = decode(_save(image, kind, transparency=0))
     assert found[0].tolist() == [[255, 255, 255]] * 2 + [[0, 0, 255]] * 2
 
 
 @pytest.mark.parametrize("kind", ["PNG", "GIF", "BMP", "TIFF"])
 def test_a_palette(kind: str) -> None:
-    picture = Image.new("P", (4, 2), 0)
-    picture.putpalette([255, 0, 0, 0, 0, 255])
-    picture.paste(1, (2, 0, 4, 2))
-    assert decode(_save(picture, kind))[1].tolist() == [[255, 0, 0]] * 2 + [[0, 0, 255]] * 2
+    image = Image.new("P", (4, 2), 0)
+    image.putpalette([255, 0, 0, 0, 0, 255])
+    image.paste(1, (2, 0, 4, 2))
+    assert decode(_save(image, kind))[1].tolist() == [[255, 0, 0]] * 2 + [[0, 0, 255]] * 2
 
 
 @pytest.mark.parametrize("kind", ["PNG", "BMP", "TIFF", "PPM", "WEBP", "JPEG2000"])
@@ -123,13 +123,13 @@ def test_lossless_kinds_are_exact(kind: str) -> None:
 
 @pytest.mark.parametrize("mode", ["L", "1"])
 def test_grey_and_black_and_white(mode: str) -> None:
-    picture = Image.fromarray(_scene()).convert(mode)
-    assert np.array_equal(decode(_save(picture, "PNG")), np.asarray(picture.convert("RGB")))
+    image = Image.fromarray(_scene()).convert(mode)
+    assert np.array_equal(decode(_save(image, "PNG")), np.asarray(image.convert("RGB")))
 
 
 def test_a_grey_jpeg() -> None:
-    picture = Image.fromarray(_scene()).convert("L")
-    assert _far(decode(_save(picture, "JPEG", quality=95)), np.asarray(picture.convert("RGB"))) < 2
+    image = Image.fromarray(_scene()).convert("L")
+    assert _far(decode(_save(image, "JPEG", quality=95)), np.asarray(image.convert("RGB"))) < 2
 
 
 def test_a_cmyk_jpeg() -> None:
@@ -191,9 +191,9 @@ def test_reasons() -> None:
         assert _reason(b"\0\0\0\x18ftyp" + brand + b"\0\0\0\0rest") == (
             "HEIC is not supported: convert it to JPEG (heif-convert, or the phone's 'most compatible')"
         )
-    assert _reason(b"<!DOCTYPE html><html>404</html>") == "it is a web page, not a picture"
-    assert _reason(b"<html>") == "it is a web page, not a picture"
-    assert _reason(b"just text") == "it is no picture that can be read, or damaged"
+    assert _reason(b"<!DOCTYPE html><html>404</html>") == "it is a web page, not an image"
+    assert _reason(b"<html>") == "it is a web page, not an image"
+    assert _reason(b"just text") == "it is no image that can be read, or damaged"
 
 
 def _png_of(width: int, height: int) -> bytes:
@@ -204,7 +204,7 @@ def _png_of(width: int, height: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0")) + chunk(b"IEND", b"")
 
 
-def test_a_picture_that_claims_to_be_enormous_is_refused_without_taking_the_memory() -> None:
+def test_an_image_that_claims_to_be_enormous_is_refused_without_taking_the_memory() -> None:
     assert _reason(_png_of(1_000_000, 1_000_000))
     assert _reason(_png_of(0, 5))
 
@@ -216,7 +216,7 @@ def test_a_picture_that_claims_to_be_enormous_is_refused_without_taking_the_memo
     ),
     st.binary(max_size=120),
 )
-def test_whatever_comes_decode_gives_a_picture_or_a_reason(start: bytes, rest: bytes) -> None:
+def test_whatever_comes_decode_gives_an_image_or_a_reason(start: bytes, rest: bytes) -> None:
     try:
         found = decode(start + rest)
     except Undecodable as error:
@@ -248,10 +248,10 @@ def test_stored_is_an_upright_small_jpeg_without_exif() -> None:
     data = _save(Image.fromarray(_scene(80, 120)), "JPEG", exif=gps, quality=95)
     assert b"Exif" in data
     found = stored(data, 40)
-    picture = Image.open(io.BytesIO(found))
-    assert picture.format == "JPEG"
-    assert picture.size == (40, 60)  # turned, short side 40
-    assert len(picture.getexif()) == 0
+    image = Image.open(io.BytesIO(found))
+    assert image.format == "JPEG"
+    assert image.size == (40, 60)  # turned, short side 40
+    assert len(image.getexif()) == 0
     assert b"Exif" not in found
     assert b"Maker" not in found
     wanted = ImageOps.exif_transpose(Image.open(io.BytesIO(data))).resize((40, 60), Image.Resampling.BOX)
@@ -300,7 +300,7 @@ def test_squeeze_is_the_exact_mean_over_the_area(height: int, width: int, size: 
 
 @settings(deadline=None, max_examples=60)
 @given(st.integers(1, 80), st.integers(1, 80), st.integers(1, 80), st.tuples(*[st.integers(0, 255)] * 3))
-def test_a_constant_picture_stays_constant(height: int, width: int, size: int, colour: tuple[int, int, int]) -> None:
+def test_a_constant_image_stays_constant(height: int, width: int, size: int, colour: tuple[int, int, int]) -> None:
     image = np.full((height, width, 3), colour, np.uint8)
     assert (squeeze(image, size) == colour).all()
     assert (reduce(image, size) == colour).all()

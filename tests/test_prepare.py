@@ -57,7 +57,7 @@ def _aside(out: Path) -> dict[str, str]:
 
 
 def _draw(path: Path, seed: int) -> bytes:
-    """A little picture, different for each seed."""
+    """A little image, different for each seed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     cv2.imwrite(str(path), np.random.default_rng(seed).integers(0, 256, (8, 8, 3), np.uint8))
     return path.read_bytes()
@@ -104,7 +104,7 @@ def test_the_same_bytes_for_one_worker_four_workers_and_a_zip(drawn: Path, shard
     assert packed.fingerprint == manifest.read(shards).fingerprint
 
 
-def test_fewer_pictures_than_shards_give_a_shard_each(tmp_path: Path) -> None:
+def test_fewer_images_than_shards_give_a_shard_each(tmp_path: Path) -> None:
     found = prepared(_pets(tmp_path / "pets", 5), tmp_path / "out", val=0, test=0)
     assert [shard.records for shard in found.splits["train"].shards] == [1] * 10
     assert list(found.splits) == ["train"]
@@ -118,7 +118,7 @@ def test_bad_files_are_listed_and_too_many_refused(tmp_path: Path, capsys: pytes
     with pytest.raises(SystemExit) as left:
         main(argv)
     assert left.value.code == 2
-    line = "lists 2 of 22 pictures that do not decode, more than --max-bad 0.01; mend or delete them, or give --max-bad 0.091"
+    line = "lists 2 of 22 images that do not decode, more than --max-bad 0.01; mend or delete them, or give --max-bad 0.091"
     assert capsys.readouterr().err == f"twofold: {out}/report/set-aside.csv: {line}\n"
     assert _aside(out).keys() == {"cats/bad.jpg", "dogs/phone.heic"}
     assert manifest.unfinished(out)
@@ -126,12 +126,12 @@ def test_bad_files_are_listed_and_too_many_refused(tmp_path: Path, capsys: pytes
         main([*argv, "--max-bad", "0.091"])
     assert left.value.code == 0
     assert "set aside: 2 (2 do not decode), listed in" in capsys.readouterr().out
-    assert _aside(out)["cats/bad.jpg"] == "it is a web page, not a picture"
+    assert _aside(out)["cats/bad.jpg"] == "it is a web page, not an image"
     assert _aside(out)["dogs/phone.heic"].startswith("HEIC is not supported: convert it to JPEG")
     assert manifest.read(out).splits["train"].records == 20
 
 
-def test_one_copy_is_kept_of_each_picture(tmp_path: Path) -> None:
+def test_one_copy_is_kept_of_each_image(tmp_path: Path) -> None:
     source = tmp_path / "set"
     for split in ("train", "val", "test"):
         for kind in ("cats", "dogs"):
@@ -163,18 +163,18 @@ def hash_seed(*words: object) -> int:
     return int.from_bytes(hashlib.sha256(repr(words).encode()).digest()[:4], "little")
 
 
-def test_a_picture_under_both_labels_is_set_aside_on_both_sides(tmp_path: Path) -> None:
+def test_an_image_under_both_labels_is_set_aside_on_both_sides(tmp_path: Path) -> None:
     pets = _pets(tmp_path / "pets", 6)
     shutil.copy(pets / "cats" / "0.png", pets / "dogs" / "cat.png")
     found = prepared(pets, tmp_path / "out", val=0, test=0, max_bad=0)
     assert found.splits["train"].classes == (5, 6)
     assert _aside(tmp_path / "out") == {
-        "cats/0.png": "the same picture stands under the other class as dogs/cat.png",
-        "dogs/cat.png": "the same picture stands under the other class as cats/0.png",
+        "cats/0.png": "the same image stands under the other class as dogs/cat.png",
+        "dogs/cat.png": "the same image stands under the other class as cats/0.png",
     }
 
 
-def test_old_pictures_stay_in_their_split_when_new_ones_come(tmp_path: Path) -> None:
+def test_old_images_stay_in_their_split_when_new_ones_come(tmp_path: Path) -> None:
     pets = _pets(tmp_path / "pets", 40)
     prepared(pets, tmp_path / "before")
     _pets(pets, 30, first=100)
@@ -228,7 +228,7 @@ def test_the_value_proposed_for_an_empty_class_works(flag: str, other: dict[str,
         except UserError as error:
             lines.append(str(error))
             match = re.fullmatch(
-                r"split (\w+): would hold no picture of (cats|dogs); (?:try --(val|test) ([\d.]+)|give more pictures)", lines[-1]
+                r"split (\w+): would hold no image of (cats|dogs); (?:try --(val|test) ([\d.]+)|give more images)", lines[-1]
             )
             assert match, lines
             if match[3] is None:
@@ -242,12 +242,12 @@ def test_the_value_proposed_for_an_empty_class_works(flag: str, other: dict[str,
     pytest.fail(f"what was proposed did not help: {lines}")
 
 
-def test_too_few_pictures_and_an_empty_class_in_a_split_of_the_source(tmp_path: Path) -> None:
+def test_too_few_images_and_an_empty_class_in_a_split_of_the_source(tmp_path: Path) -> None:
     source = _pets(tmp_path / "set" / "train", 20).parent
     _draw(source / "val" / "cats" / "x.png", 999)
-    line = "split validation: would hold no picture of dogs; give more pictures"
+    line = "split validation: would hold no image of dogs; give more images"
     assert _refused(source, tmp_path / "out", test=0) == line
-    assert "split train: would hold no picture of" in _refused(_pets(tmp_path / "few", 1), tmp_path / "out2", val=0.9, test=0)
+    assert "split train: would hold no image of" in _refused(_pets(tmp_path / "few", 1), tmp_path / "out2", val=0.9, test=0)
 
 
 def test_a_finished_folder_says_so_and_is_not_touched(shards: Path, drawn: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -330,12 +330,12 @@ def test_class_folders_given_one_by_one(tmp_path: Path) -> None:
     assert found.splits["train"].classes == (10, 10)
 
 
-def test_unlabelled_pictures_are_counted_in_the_log(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_unlabelled_images_are_counted_in_the_log(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pets = _pets(tmp_path / "pets" / "train", 10).parent
     for k in range(3):
         _draw(pets / "test1" / f"{k}.png", 5000 + k)
     found = prepared(pets, tmp_path / "out", val=0, test=0)
-    assert "left out: 3 pictures without a class, such as test1/0.png\n" in capsys.readouterr().out
+    assert "left out: 3 images without a class, such as test1/0.png\n" in capsys.readouterr().out
     assert {name: split.records for name, split in found.splits.items()} == {"train": 20}
 
 

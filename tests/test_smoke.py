@@ -10,7 +10,7 @@ import pytest
 NOT_LEARNING = """
 from job import smoke
 from job.cli import main
-smoke.PICTURES = 60
+smoke.IMAGES = 60
 smoke.SETTINGS |= dict(lr=1e-9, size=32, train_sizes=(32,), filters=(8, 16), epochs=3, precision="float32")
 main(["smoke"])
 """

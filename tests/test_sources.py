@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from job.data.sources import Entry, is_archive, is_picture, open_source
+from job.data.sources import Entry, is_archive, is_image, open_source
 from job.errors import UserError
 
 FILES = {"cats/1.jpg": b"one", "cats/2.PNG": b"two", "dogs/deep/3.webp": b"three" * 100}
@@ -94,7 +94,7 @@ def test_a_link_to_nothing_in_a_folder(tmp_path: Path, scratch: Path) -> None:
     assert str(caught.value) == f"{tmp_path}/pets/a.jpg: is a link to nothing, or was just deleted; delete it, and try again"
 
 
-def test_a_single_picture(tmp_path: Path, scratch: Path) -> None:
+def test_a_single_image(tmp_path: Path, scratch: Path) -> None:
     assert _read(_put(tmp_path / "a.JPG", b"one"), scratch) == {"a.JPG": b"one"}
 
 
@@ -274,7 +274,7 @@ def test_mistakes_in_a_csv(text: str, line: str, tmp_path: Path, scratch: Path) 
     assert _refused(path, scratch).startswith(f"{path}{line}")
 
 
-def test_the_same_row_twice_in_a_csv_is_one_picture(tmp_path: Path, scratch: Path) -> None:
+def test_the_same_row_twice_in_a_csv_is_one_image(tmp_path: Path, scratch: Path) -> None:
     path = _csv(tmp_path, "path,label\npics/a.jpg,cat\npics/a.jpg,cat\npics/b.jpg,dog\n")
     assert len(_read(path, scratch)) == 2
 
@@ -295,7 +295,7 @@ def test_a_csv_of_another_encoding(tmp_path: Path, scratch: Path) -> None:
 
 def test_unknown_kinds(tmp_path: Path, scratch: Path) -> None:
     kinds = "give a folder, a zip, tar or tar.gz, a CSV, kaggle:owner/dataset, kaggle:competition/NAME or https://..."
-    for name, what in (("no-such", "no such file or folder"), ("a.rar", "is neither pictures nor an archive of them")):
+    for name, what in (("no-such", "no such file or folder"), ("a.rar", "is neither images nor an archive of them")):
         path = tmp_path / name
         if name == "a.rar":
             path.write_bytes(b"Rar!")
@@ -319,8 +319,8 @@ def test_unknown_kinds(tmp_path: Path, scratch: Path) -> None:
         ("a.jpg/readme", False),
     ],
 )
-def test_is_picture(name: str, wanted: bool) -> None:
-    assert is_picture(name) is wanted
+def test_is_image(name: str, wanted: bool) -> None:
+    assert is_image(name) is wanted
     assert not is_archive(name)
 
 

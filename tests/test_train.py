@@ -250,7 +250,7 @@ np.savez(sys.argv[2], keys=list(rows), p=np.concatenate(list(rows.values())))
     reader = Reader(shards, read(shards).splits["validation"].shards)
     judged = {
         j.key: float(probability(j.logit))
-        for j in Trained(run).judge(Item(r.key, r.label, r.image) for r in map(reader.__getitem__, range(len(reader))))
+        for j in Trained(run).predict(Item(r.key, r.label, r.image) for r in map(reader.__getitem__, range(len(reader))))
     }
     saved = np.load(tmp_path / "p.npz")
     assert set(saved["keys"]) == set(judged)

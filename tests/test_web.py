@@ -247,5 +247,5 @@ def test_prepare_from_the_web(server: Server, tmp_path: Path, capsys: pytest.Cap
 
 def test_no_archive_behind_the_address(server: Server, tmp_path: Path) -> None:
     server.serve("/", b"<html>")
-    with pytest.raises(UserError, match="neither pictures nor an archive"):
+    with pytest.raises(UserError, match="neither images nor an archive"):
         open_source(server.url("/"), tmp_path)

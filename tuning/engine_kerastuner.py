@@ -22,11 +22,11 @@ from job.errors import MachineError
 from tuning import trial
 from tuning.plan import Halt, Plan
 from tuning.space import Point
-from tuning.state import START, Book
-from tuning.status import Board
+from tuning.state import START, SweepState
+from tuning.status import StatusTable
 from tuning.worker import Worker
 
-keras_tuner_config.DEBUG = False  # it would print the traceback of each trial that fails: the book has the reason
+keras_tuner_config.DEBUG = False  # it would print the traceback of each trial that fails: the state has the reason
 ENDLESS = 10**9
 STATE = "keras-tuner"  # its folder
 
@@ -35,19 +35,19 @@ class _Leave(FatalError):  # type: ignore[misc]
     """Leaves the search and the trial under way as they stand."""
 
 
-def search(plan: Plan, book: Book, board: Board, halt: Halt, seed: int, tick: Callable[[], None]) -> None:
+def search(plan: Plan, state: SweepState, status_table: StatusTable, halt: Halt, seed: int, tick: Callable[[], None]) -> None:
     """Run trials until there are `plan.trials`, or `halt` is set.
 
     Raises:
         MachineError: the machine is at fault, such as a full disk.
     """
     worker = Worker(plan.out)
-    runner = _Runner(plan, book, board, halt, worker, tick)
+    runner = _Runner(plan, state, status_table, halt, worker, tick)
     try:
-        if book.trials.get(START) is None or book.trials[START].status == "open":
+        if state.trials.get(START) is None or state.trials[START].status == "open":
             runner.run(START, plan.start)
         with contextlib.redirect_stdout(io.StringIO()):  # it announces that it reloads
-            tuner = _Tuner(runner, _oracle(plan, book, halt, seed))
+            tuner = _Tuner(runner, _oracle(plan, state, halt, seed))
         with contextlib.suppress(_Leave):
             tuner.search(verbose=0)
     except _Leave:
@@ -59,27 +59,29 @@ def search(plan: Plan, book: Book, board: Board, halt: Halt, seed: int, tick: Ca
 
 
 class _Runner:
-    """Runs a trial in the worker, with what the book and the board say of it."""
+    """Runs a trial in the worker, with what the state and the status_table say of it."""
 
-    def __init__(self, plan: Plan, book: Book, board: Board, halt: Halt, worker: Worker, tick: Callable[[], None]) -> None:
-        self.plan, self.book, self.board, self.halt, self.worker, self.tick = plan, book, board, halt, worker, tick
+    def __init__(
+        self, plan: Plan, state: SweepState, status_table: StatusTable, halt: Halt, worker: Worker, tick: Callable[[], None]
+    ) -> None:
+        self.plan, self.state, self.status_table, self.halt, self.worker, self.tick = plan, state, status_table, halt, worker, tick
         self.fault: MachineError | None = None
 
     def run(self, id: str, point: Point | None, until: int = 0, parent: str = "") -> trial.Outcome:
-        known = self.book.trials.get(id)
+        known = self.state.trials.get(id)
         if known is not None and known.status != "open":  # ended before KerasTuner heard of it
             return trial.Outcome(known.status, known.reason)
         if self.halt:
             raise _Leave
-        self.book.begin(id, point, parent)
+        self.state.begin(id, point, parent)
         if parent:
             trial.inherit(self.plan.folder(parent), self.plan.folder(id))
-        self.board.begin(id)
-        outcome = self.worker.run(self.plan.config(id, point, until), lambda entry: self.board.epoch(id, entry), self.tick)
+        self.status_table.begin(id)
+        outcome = self.worker.run(self.plan.config(id, point, until), lambda entry: self.status_table.epoch(id, entry), self.tick)
         if self.plan.fresh:
             self.worker.close()
-        self.book.end(id, outcome)
-        self.board.end(id)
+        self.state.end(id, outcome)
+        self.status_table.end(id)
         if outcome.status == "fault":
             self.fault = MachineError("sweep", f"trial {id}: {outcome.reason}", "")
         if outcome.status in ("fault", "interrupted"):
@@ -100,7 +102,7 @@ class _Tuner(keras_tuner.engine.base_tuner.BaseTuner):  # type: ignore[misc]
         parent = _id(values["tuner/trial_id"]) if values.get("tuner/trial_id") else ""
         id = _id(trial.trial_id)
         outcome = self.runner.run(id, point, int(values.get("tuner/epochs", 0)), parent)
-        score = self.runner.book.score(self.runner.book.trials[id])
+        score = self.runner.state.score(self.runner.state.trials[id])
         if outcome.status == "failed" or score is None:
             raise FailedTrialError(outcome.reason)
         return -score if self.runner.plan.rising else score
@@ -117,7 +119,7 @@ def _id(theirs: str) -> str:
     return f"{int(theirs) + 2:04d}"
 
 
-def _oracle(plan: Plan, book: Book, halt: Halt, seed: int) -> Any:
+def _oracle(plan: Plan, state: SweepState, halt: Halt, seed: int) -> Any:
     hyperparameters = keras_tuner.HyperParameters()
     for d in plan.space.dimensions:
         if d.kind == "choices":
@@ -131,18 +133,18 @@ def _oracle(plan: Plan, book: Book, halt: Halt, seed: int) -> Any:
         max_consecutive_failed_trials=ENDLESS,
     )  # fmt: skip
     if plan.search == "hyperband":
-        return _until_full(keras_tuner.oracles.HyperbandOracle, book, halt)(
+        return _until_full(keras_tuner.oracles.HyperbandOracle, state, halt)(
             max_epochs=plan.epochs, factor=plan.reduction, hyperband_iterations=ENDLESS, **common
         )
     kind = dict(bayesian=keras_tuner.oracles.BayesianOptimizationOracle, random=keras_tuner.oracles.RandomSearchOracle)[plan.search]
-    return _until_full(kind, book, halt)(max_trials=ENDLESS, **common)
+    return _until_full(kind, state, halt)(max_trials=ENDLESS, **common)
 
 
-def _until_full(kind: Any, book: Book, halt: Halt) -> Any:
-    """An oracle that proposes nothing more once the book is full, so that Hyperband's brackets are cut there."""
+def _until_full(kind: Any, state: SweepState, halt: Halt) -> Any:
+    """An oracle that proposes nothing more once the state is full, so that Hyperband's brackets are cut there."""
 
     class Cut(kind):  # type: ignore[misc]
         def populate_space(self, trial_id: str) -> Any:
-            return {"status": "STOPPED"} if book.full or halt else super().populate_space(trial_id)
+            return {"status": "STOPPED"} if state.full or halt else super().populate_space(trial_id)
 
     return Cut

@@ -1,6 +1,6 @@
 """Ray Tune as the engine: ASHA stops trials, Optuna's TPE or chance proposes them, in worker processes that are reused.
 
-Ray keeps nothing that matters: checkpoints are the job's own, and what is known of the trials is in the book, from
+Ray keeps nothing that matters: checkpoints are the job's own, and what is known of the trials is in the state, from
 which the sampler and ASHA's rungs are filled again at a later start. `RAY_ADDRESS` names a cluster; without it a
 Ray of our own is started on this machine, and ended.
 """
@@ -43,8 +43,8 @@ from job.shutdown import Stop
 from tuning import trial
 from tuning.plan import Halt, Plan
 from tuning.space import Dimension, Point
-from tuning.state import START, Book, Trial
-from tuning.status import Board
+from tuning.state import START, SweepState, Trial
+from tuning.status import StatusTable
 
 STORE = 80 << 20  # bytes of Ray's object store, its least: nothing of ours lies there
 
@@ -93,21 +93,21 @@ def _require_answer(address: str) -> None:
         socket.create_connection((host, int(port)), timeout=10).close()
 
 
-def search(plan: Plan, book: Book, board: Board, halt: Halt, seed: int, tick: Callable[[], None]) -> None:
+def search(plan: Plan, state: SweepState, status_table: StatusTable, halt: Halt, seed: int, tick: Callable[[], None]) -> None:
     """Run trials until there are `plan.trials`, or `halt` is set.
 
     Raises:
         MachineError: the machine is at fault, such as a full disk.
     """
-    remaining = len(book.unfinished) + plan.trials - len(book.trials)
+    remaining = len(state.unfinished) + plan.trials - len(state.trials)
     if remaining <= 0:
         return
     mode = "max" if plan.rising else "min"
     asha = tune.schedulers.ASHAScheduler(
         time_attr="epoch", max_t=plan.epochs, grace_period=plan.first_rung, reduction_factor=plan.reduction
     )
-    _fill(asha, plan, book.ended)
-    watcher = _Watcher(book, board, halt, tick)
+    _fill(asha, plan, state.ended)
+    watcher = _Watcher(state, status_table, halt, tick)
 
     def trainable(config: dict[str, Any]) -> None:
         _run(plan, config["id"], config["point"])
@@ -118,7 +118,7 @@ def search(plan: Plan, book: Book, board: Board, halt: Halt, seed: int, tick: Ca
             tune.with_resources(trainable, {"cpu": plan.cpus, "gpu": plan.gpus}),
             tune_config=tune.TuneConfig(
                 metric="score", mode=mode, num_samples=remaining, max_concurrent_trials=plan.concurrent, scheduler=asha,
-                search_alg=_Searcher(plan, book, halt, _sampler(plan, seed, len(book.trials))), reuse_actors=not plan.fresh,
+                search_alg=_Searcher(plan, state, halt, _sampler(plan, seed, len(state.trials))), reuse_actors=not plan.fresh,
             ),
             run_config=tune.RunConfig(
                 name="sweep", storage_path=folder, verbose=0, callbacks=[watcher], failure_config=tune.FailureConfig(max_failures=0)
@@ -156,20 +156,20 @@ def _run(plan: Plan, id: str, point: Point | None) -> None:
 class _Searcher(tune.search.Searcher):
     """Hands out what an earlier start left unfinished, then the starting configuration, then what Optuna proposes."""
 
-    def __init__(self, plan: Plan, book: Book, halt: Halt, sampler: optuna.samplers.BaseSampler) -> None:
+    def __init__(self, plan: Plan, state: SweepState, halt: Halt, sampler: optuna.samplers.BaseSampler) -> None:
         super().__init__(metric="score", mode="max" if plan.rising else "min")
-        self._plan, self._book, self._halt = plan, book, halt
+        self._plan, self._state, self._halt = plan, state, halt
         self._space = {d.name: _distribution(d) for d in plan.space.dimensions}
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self._study = optuna.create_study(sampler=sampler, direction="maximize" if plan.rising else "minimize")
-        for known in book.ended:
+        for known in state.ended:
             self._remember(known)
-        self._left = [t.id for t in book.unfinished]
+        self._left = [t.id for t in state.unfinished]
         self._asked: dict[str, optuna.Trial] = {}
 
     def _remember(self, known: Trial) -> None:
         """Tell Optuna of a trial of an earlier start."""
-        score = self._book.score(known)
+        score = self._state.score(known)
         if known.point is None or score is None:
             return
         values = {int(e["epoch"]): float(e[f"val_{self._plan.monitor}"]) for e in known.epochs}
@@ -183,15 +183,15 @@ class _Searcher(tune.search.Searcher):
     def suggest(self, trial_id: str) -> Any:
         if self._halt:
             return self.FINISHED
-        if not self._book.trials:
-            self._left.append(self._book.begin(START, self._plan.start).id)
+        if not self._state.trials:
+            self._left.append(self._state.begin(START, self._plan.start).id)
         if not self._left:
-            if self._book.full:
+            if self._state.full:
                 return self.FINISHED
             self._asked[trial_id] = asked = self._study.ask(self._space)
-            known = self._book.begin(self._book.next_id(), dict(asked.params))
+            known = self._state.begin(self._state.next_id(), dict(asked.params))
         else:
-            known = self._book.trials[self._left.pop(0)]
+            known = self._state.trials[self._left.pop(0)]
             if known.point is not None:
                 self._study.enqueue_trial(known.point)  # so that the one asked for next is this
                 self._asked[trial_id] = self._study.ask(self._space)
@@ -216,20 +216,20 @@ class _Searcher(tune.search.Searcher):
             self._study.tell(asked, result["score"])
 
     def __getstate__(self) -> dict[str, Any]:
-        return {}  # Ray pickles what it runs with, to restore it: the book holds all
+        return {}  # Ray pickles what it runs with, to restore it: the state holds all
 
     def save(self, checkpoint_path: str) -> None:
-        """The book holds all."""
+        """The state holds all."""
 
     def restore(self, checkpoint_path: str) -> None:
-        """The book holds all."""
+        """The state holds all."""
 
 
 class _Watcher(tune.Callback):
     """Writes down what Ray says of the trials."""
 
-    def __init__(self, book: Book, board: Board, halt: Halt, tick: Callable[[], None]) -> None:
-        self._book, self._board, self._halt, self._tick = book, board, halt, tick
+    def __init__(self, state: SweepState, status_table: StatusTable, halt: Halt, tick: Callable[[], None]) -> None:
+        self._state, self._status_table, self._halt, self._tick = state, status_table, halt, tick
         self.fault: MachineError | None = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -240,13 +240,13 @@ class _Watcher(tune.Callback):
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         id = trial.config["id"]
-        self._book.begin(id, trial.config["point"])
-        self._board.begin(id)
+        self._state.begin(id, trial.config["point"])
+        self._status_table.begin(id)
 
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any) -> None:
         if "epoch" in result:
-            entry = {"epoch": result["epoch"], f"val_{self._book.plan.monitor}": result.get("score", result.get("shown"))}
-            self._board.epoch(trial.config["id"], entry)
+            entry = {"epoch": result["epoch"], f"val_{self._state.plan.monitor}": result.get("score", result.get("shown"))}
+            self._status_table.epoch(trial.config["id"], entry)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self._end(trial, trial.last_result.get("outcome") or _STOPPED)
@@ -259,8 +259,8 @@ class _Watcher(tune.Callback):
         if outcome.status == "fault":
             self.fault = MachineError("sweep", f"trial {id}: {outcome.reason}", "")
             self._halt.set()
-        self._book.end(id, outcome)
-        self._board.end(id)
+        self._state.end(id, outcome)
+        self._status_table.end(id)
 
 
 _STOPPED = trial.Outcome("stopped")

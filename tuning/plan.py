@@ -20,7 +20,7 @@ class Plan:
     """A sweep.
 
     `base` is the starting configuration with `source.data` the shards, absolute; `start` is its point, None where it
-    lies outside the space. `gpus` and `cpus` are a trial's; `memory` GiB for its decoded pictures.
+    lies outside the space. `gpus` and `cpus` are a trial's; `memory` GiB for its decoded images.
     """
 
     out: Path

@@ -13,33 +13,33 @@ from job.inference import plots
 from job.runs import records
 from job.storage import local
 from tuning.space import Dimension
-from tuning.state import START, Book, Trial
+from tuning.state import START, SweepState, Trial
 
-TRIALS, BEST, PICTURE = "trials.csv", "best.toml", "sweep.png"
+TRIALS, BEST, PLOT = "trials.csv", "best.toml", "sweep.png"
 _FIGURES = ("val_accuracy", "val_accuracy_low", "val_accuracy_high", "val_log_loss", "val_auc", "val_brier", "parameters")
 _GREY, _BLUE, _ORANGE = "#999999", "#0b5fa5", "#c25e00"
 
 
-def write(book: Book) -> None:
+def write(state: SweepState) -> None:
     """Write the table and the best configuration; cheap enough for each trial's end."""
-    _table(book)
-    if book.best is not None:
-        _best(book, book.best)
+    _table(state)
+    if state.best is not None:
+        _best(state, state.best)
 
 
-def _table(book: Book) -> None:
-    plan = book.plan
+def _table(state: SweepState) -> None:
+    plan = state.plan
     fields = [d.name for d in plan.space.dimensions]
     columns = ["trial", "status", "parent", plan.monitor, *_FIGURES, "epochs", "steps", "seconds", *fields, "reason"]
     file = io.StringIO()
     writer = csv.DictWriter(file, columns, lineterminator="\n", restval="")
     writer.writeheader()
-    for trial in book.trials.values():
+    for trial in state.trials.values():
         summary = records.read_summary(plan.folder(trial.id))
         values = leaves(plan.searched(trial.point))
         writer.writerow(
             {
-                "trial": trial.id, "status": trial.status, "parent": trial.parent, plan.monitor: book.score(trial),
+                "trial": trial.id, "status": trial.status, "parent": trial.parent, plan.monitor: state.score(trial),
                 **{name: summary.get(name, "") for name in _FIGURES}, "epochs": trial.epochs[-1]["epoch"] if trial.epochs else 0,
                 "steps": trial.steps, "seconds": round(trial.seconds, 1), "reason": trial.reason,
                 **{name: _shown(values[name]) for name in fields},
@@ -56,17 +56,17 @@ def _shown(value: Any) -> str:
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
-def _best(book: Book, best: Trial) -> None:
+def _best(state: SweepState, best: Trial) -> None:
     """The configuration as a user would write it: what depends on the machine is left to the machine."""
-    head = f"# trial {best.id} of {len(book.trials)}: validation {book.plan.monitor} {book.score(best):.4f}\n"
-    local.write_atomic(book.plan.out / BEST, head + to_toml(replace(book.plan.searched(best.point), out="")))
+    head = f"# trial {best.id} of {len(state.trials)}: validation {state.plan.monitor} {state.score(best):.4f}\n"
+    local.write_atomic(state.plan.out / BEST, head + to_toml(replace(state.plan.searched(best.point), out="")))
 
 
-def draw(book: Book) -> None:
+def draw(state: SweepState) -> None:
     """Draw the history of the best, the learning curves, and each field against the monitored figure."""
-    plan = book.plan
+    plan = state.plan
     monitored = f"val_{plan.monitor}"
-    shown = [t for t in book.trials.values() if book.score(t) is not None]
+    shown = [t for t in state.trials.values() if state.score(t) is not None]
     if not shown:
         return
     columns = 4
@@ -74,9 +74,9 @@ def draw(book: Book) -> None:
     figure = plots.blank(3.4 * columns, 3.2 * rows)
     grid = figure.add_gridspec(rows, columns)
     name = plan.monitor.replace("_", " ")
-    best = book.best
+    best = state.best
 
-    _history(figure.add_subplot(grid[0, :2], title=f"best {name} so far"), book, shown)
+    _history(figure.add_subplot(grid[0, :2], title=f"best {name} so far"), state, shown)
     learning: Any = figure.add_subplot(grid[0, 2:], title=f"validation {name} of each trial", xlabel="epoch")
     for trial in sorted(shown, key=lambda t: t is best):
         wide = trial is best
@@ -85,37 +85,37 @@ def draw(book: Book) -> None:
     learning.xaxis.get_major_locator().set_params(integer=True)
     for number, dimension in enumerate(plan.space.dimensions):
         axis = figure.add_subplot(grid[1 + number // columns, number % columns], ylabel=name if number % columns == 0 else "")
-        _field(axis, dimension, book, shown)
+        _field(axis, dimension, state, shown)
     for axis in figure.axes:
         axis.grid(alpha=0.25)
         axis.spines[["top", "right"]].set_visible(False)
     whole = "blue: ran to the end; grey: stopped on the way; orange: the best"
-    figure.suptitle(f"{len(book.trials)} trials of up to {plan.epochs} epochs ({whole})", fontsize=10)
-    plots.save(figure, plan.out / PICTURE)
+    figure.suptitle(f"{len(state.trials)} trials of up to {plan.epochs} epochs ({whole})", fontsize=10)
+    plots.save(figure, plan.out / PLOT)
 
 
-def _history(axis: Any, book: Book, shown: list[Trial]) -> None:
-    better = max if book.plan.rising else min
+def _history(axis: Any, state: SweepState, shown: list[Trial]) -> None:
+    better = max if state.plan.rising else min
     scores: list[float] = []
     for number, trial in enumerate(shown, 1):
-        score = book.score(trial) or 0.0
+        score = state.score(trial) or 0.0
         scores.append(score if not scores else better(scores[-1], score))
-        axis.plot(number, score, ".", color=_colour(trial, book.best), markersize=7)
+        axis.plot(number, score, ".", color=_colour(trial, state.best), markersize=7)
     axis.step(range(1, len(scores) + 1), scores, where="post", color=_BLUE, linewidth=1.2)
-    start = book.score(book.trials[START]) if START in book.trials else None
+    start = state.score(state.trials[START]) if START in state.trials else None
     if start is not None:
         axis.axhline(start, color=_GREY, linestyle=":", label="starting configuration")
         axis.legend(frameon=False)
     axis.set_xlabel("trial, in the order in which they began")
-    axis.set_ylabel(book.plan.monitor.replace("_", " "))
+    axis.set_ylabel(state.plan.monitor.replace("_", " "))
     axis.xaxis.get_major_locator().set_params(integer=True)
 
 
-def _field(axis: Any, dimension: Dimension, book: Book, shown: list[Trial]) -> None:
+def _field(axis: Any, dimension: Dimension, state: SweepState, shown: list[Trial]) -> None:
     """One field against the monitored figure."""
     for trial in shown:
         if trial.point is not None:
-            axis.plot(trial.point[dimension.name], book.score(trial) or 0.0, ".", color=_colour(trial, book.best), markersize=8)
+            axis.plot(trial.point[dimension.name], state.score(trial) or 0.0, ".", color=_colour(trial, state.best), markersize=8)
     axis.set_xlabel(f"{dimension.name}, times the starting value" if dimension.kind == "times" else dimension.name)
     if dimension.is_log:
         axis.set_xscale("log", base=2)

@@ -22,7 +22,7 @@ KINDS = ("uniform", "log", "integers", "choices", "times")
 FIXED = {
     "seed": "trials share one seed",
     "epochs": "all trials have the same length, so that they can be compared on the way",
-    "monitor": "all trials are judged by the same figure",
+    "monitor": "all trials are compared by the same metric",
     "replicas": "it follows from --gpus-per-trial",
     "threads": "it is --cpus-per-trial",
     "xla": "it is the same for all trials",
@@ -102,7 +102,7 @@ def read(path: Path | None, base: Config, images: int, fixed: Collection[str]) -
     Args:
         path: a TOML file; None takes the one that comes with the program.
         base: the starting configuration, not resolved.
-        images: training pictures, which some defaults depend on.
+        images: training images, which some defaults depend on.
         fixed: fields set for all trials; they are left out.
 
     Raises:

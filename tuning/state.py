@@ -1,7 +1,7 @@
-"""The sweep's book: which trials there were, at which point, and how each ended. Written by the sweep's own process.
+"""The sweep's state: which trials there were, at which point, and how each ended. Written by the sweep's own process.
 
 `sweep.json` is written before a trial starts and after it has ended, so that a later start knows what is left to do.
-What a trial learnt is in its run folder; the book only points there.
+What a trial learnt is in its run folder; the state only points there.
 """
 
 from __future__ import annotations
@@ -51,16 +51,16 @@ class Trial:
         return int(self.epochs[-1]["step"]) - self.inherited if self.epochs else 0
 
 
-class Book:
+class SweepState:
     """The trials of one sweep, in the order in which they began."""
 
-    def __init__(self, plan: Plan, settings: dict[str, Any], changed: Callable[[Book], None]) -> None:
-        """Open the book in `plan.out`, or begin it.
+    def __init__(self, plan: Plan, settings: dict[str, Any], changed: Callable[[SweepState], None]) -> None:
+        """Open the state in `plan.out`, or begin it.
 
         Args:
             plan: the sweep.
             settings: what a later start must share.
-            changed: called with the book after a trial has ended.
+            changed: called with the state after a trial has ended.
 
         Raises:
             UserError: the folder holds another sweep.

@@ -1,7 +1,7 @@
 """`twofold sweep`: many configurations of the ordinary training job, and the best of them. The main flow.
 
 Both engines do the same three things: propose a point of the space, run the job there, and stop it early or not. All
-else is here: what is checked before anything starts, the book, the board, and what is left behind.
+else is here: what is checked before anything starts, the state, the status_table, and what is left behind.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from job.shutdown import Stop
 from job.storage import local, lock
 from tuning import report, space
 from tuning.plan import Halt, Plan
-from tuning.state import START, Book
-from tuning.status import Board
+from tuning.state import START, SweepState
+from tuning.status import StatusTable
 
-MANY = 10**9  # pictures, where it is not known yet how many there are
+MANY = 10**9  # images, where it is not known yet how many there are
 SEARCHES = {"ray": ("tpe", "random"), "keras-tuner": ("hyperband", "bayesian", "random")}
 
 
@@ -37,7 +37,7 @@ def check(config: SweepConfig, fixed: Collection[str] = ()) -> None:
     """Refuse what can be refused before the photographs are there: preparing them may take an hour.
 
     Raises:
-        UserError: options or a space that can't be; what depends on the number of pictures is left to `sweep`.
+        UserError: options or a space that can't be; what depends on the number of images is left to `sweep`.
     """
     base, _ = _base(config)
     _search(config)
@@ -46,7 +46,7 @@ def check(config: SweepConfig, fixed: Collection[str] = ()) -> None:
     space.read(_space_file(config), base, MANY, fixed)
 
 
-def sweep(config: SweepConfig, fixed: Collection[str] = (), stop: Stop | None = None) -> Book:
+def sweep(config: SweepConfig, fixed: Collection[str] = (), stop: Stop | None = None) -> SweepState:
     """Search, or go on with a search that was cut off, or find it done.
 
     Args:
@@ -75,32 +75,32 @@ def sweep(config: SweepConfig, fixed: Collection[str] = (), stop: Stop | None = 
                 out=out, base=base, space=searched, start=searched.start(resolve(base, images)), trials=config.sweep.trials, search=search,
                 first_rung=config.sweep.first_rung, reduction=config.sweep.reduction, **_shares(config, base, cores, gpus),
             )  # fmt: skip
-            book = Book(plan, _settings(plan, config, shards.fingerprint), changed=report.write)
+            state = SweepState(plan, _settings(plan, config, shards.fingerprint), changed=report.write)
             until = time.monotonic() + budget
             halt = Halt(out)
             halt.clear()
-            board = Board(book, until)
-            _announce(plan, book, config, shards)
+            status_table = StatusTable(state, until)
+            _announce(plan, state, config, shards)
 
             def tick() -> None:
                 if not halt and (stop or time.monotonic() > until):
                     halt.set()
                     if console.drawing:
                         console.log("stopping: the trials under way are saved")
-                board.tick()
+                status_table.tick()
 
             try:
-                with board.shown():
-                    engine(plan, book, board, halt, order.derive(base.schedule.seed, "sampler") % 2**31, tick)
+                with status_table.shown():
+                    engine(plan, state, status_table, halt, order.derive(base.schedule.seed, "sampler") % 2**31, tick)
             finally:
                 halt.clear()
-        book.settle()
-        report.write(book)
-        report.draw(book)
+        state.settle()
+        report.write(state)
+        report.draw(state)
         if stop:
             raise Interrupted
-        _tell(book, time.monotonic() > until)
-        return book
+        _tell(state, time.monotonic() > until)
+        return state
 
 
 def _space_file(config: SweepConfig) -> Path | None:
@@ -193,42 +193,42 @@ def _settings(plan: Plan, config: SweepConfig, fingerprint: str) -> dict[str, An
     return result | own | dict(gpus_per_trial=plan.gpus, first_rung=plan.first_rung, reduction=plan.reduction)
 
 
-def _announce(plan: Plan, book: Book, config: SweepConfig, shards: manifest.Manifest) -> None:
+def _announce(plan: Plan, state: SweepState, config: SweepConfig, shards: manifest.Manifest) -> None:
     train, validation = shards.splits["train"], shards.splits["validation"]
     steps = order.epoch_end(plan.epochs, int(resolve(plan.base, train.records).schedule.batch or 1), train.records)
     how = plan.search + (" under ASHA" if config.sweep.engine == "ray" else "")
     console.log(
-        f"sweep of {counted(plan.trials, 'trial')} of up to {plan.epochs} epochs ({steps:,} steps) on {train.records:,} pictures, "
-        f"judged by {plan.monitor} on {validation.records:,}: {how}, {config.sweep.engine}"
+        f"sweep of {counted(plan.trials, 'trial')} of up to {plan.epochs} epochs ({steps:,} steps) on {train.records:,} images, "
+        f"compared by {plan.monitor} on {validation.records:,}: {how}, {config.sweep.engine}"
     )
     share = f"{counted(plan.cpus, 'core')}" + (f" and {plan.gpus:g} GPU" if plan.gpus else "")
     console.log(f"searching {', '.join(d.name for d in plan.space.dimensions)}; {plan.concurrent} at once, {share} each")
     if config.sweep.time_budget:
         console.log(f"stopping after {duration(seconds(config.sweep.time_budget))}; a later start goes on")
-    if book.trials:
-        console.log(f"going on: {len(book.ended)} ended before, {len(book.unfinished)} under way")
+    if state.trials:
+        console.log(f"going on: {len(state.ended)} ended before, {len(state.unfinished)} under way")
 
 
-def _tell(book: Book, late: bool) -> None:
+def _tell(state: SweepState, late: bool) -> None:
     """Say what came out.
 
     Raises:
         UserError: no trial has a figure.
     """
-    plan, best = book.plan, book.best
-    failed = [t for t in book.ended if t.status == "failed"]
+    plan, best = state.plan, state.best
+    failed = [t for t in state.ended if t.status == "failed"]
     if best is None:
         if failed:
             raise UserError("sweep", f"all {len(failed)} trials failed, the first so: {failed[0].reason}", "mend it, and start a new --out")
         console.log("the time budget ended before the first epoch; the same command goes on")
         return
-    if late and len(book.ended) < plan.trials:
-        console.log(f"the time budget is over after {len(book.ended)} of {plan.trials} trials; a later start goes on")
-    name, before = plan.monitor.replace("_", " "), book.score(book.trials[START])
+    if late and len(state.ended) < plan.trials:
+        console.log(f"the time budget is over after {len(state.ended)} of {plan.trials} trials; a later start goes on")
+    name, before = plan.monitor.replace("_", " "), state.score(state.trials[START])
     if best.id == START:
         found = f"no trial was better than the starting configuration: {name} {before:.4f} on validation"
     else:
         beside = "" if before is None else f", the starting configuration {before:.4f}"
-        found = f"best {name} {book.score(best):.4f} on validation (trial {best.id}){beside}"
-    console.log(f"{found}; {counted(book.spent, 'step')} in all")
-    console.log(f"train it with: twofold train --config {plan.out / report.BEST} --out RUN; table and picture in {plan.out}")
+        found = f"best {name} {state.score(best):.4f} on validation (trial {best.id}){beside}"
+    console.log(f"{found}; {counted(state.spent, 'step')} in all")
+    console.log(f"train it with: twofold train --config {plan.out / report.BEST} --out RUN; table and image in {plan.out}")

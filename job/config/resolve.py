@@ -37,11 +37,11 @@ def resolve(config: Config, images: int) -> Config:
         for name in by_model.keys() & set(section.__slots__):
             if getattr(section, name) is None:
                 values[name] = by_model[name]
-    if "batch" in values:  # few pictures: more and smaller steps
+    if "batch" in values:  # few images: more and smaller steps
         values["batch"] = max(1, min(values["batch"], images // 8 // 8 * 8 or images // 8))
     config = replace(config, **values)
     if int(config.schedule.batch or 0) > images:
-        raise UserError("--batch", f"{config.schedule.batch} is more than the {images:,} training pictures", f"use at most {images}")
+        raise UserError("--batch", f"{config.schedule.batch} is more than the {images:,} training images", f"use at most {images}")
     optimizer = str(config.optimizer.optimizer)
     values = strengths(config.augment)
     if config.optimizer.lr is None:

@@ -26,11 +26,11 @@ class Source:
 class Prepare:
     """How photographs become shards."""
 
-    side: int = option(160, "short side of the stored pictures; never enlarged", unit="px", low=8, high=4096)
+    side: int = option(160, "short side of the stored images; never enlarged", unit="px", low=8, high=4096)
     val: float = option(0.1, "share cut off for validation where the source has none", low=0, high=0.9)
     test: float = option(0.0, "share cut off for test where the source has none", low=0, high=0.9)
     positive: str = option("", "the positive class; empty takes the second in alphabetical order")
-    max_bad: float = option(0.01, "largest share of pictures that may fail to decode", low=0, high=1)
+    max_bad: float = option(0.01, "largest share of images that may fail to decode", low=0, high=1)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,7 +56,7 @@ class Model:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Augment:
-    """What is done to training pictures, on the device."""
+    """What is done to training images, on the device."""
 
     augment: float | None = option(
         None, "one strength for all of the below", auto="0.5 (residual), 0 (classic)", low=0, high=1, result=True
@@ -96,11 +96,11 @@ class Optimizer:
 class Schedule:
     """How long, how much at once, and when to stop."""
 
-    epochs: int = option(20, "passes over the training pictures; fixes the schedule", low=1, result=True)
+    epochs: int = option(20, "passes over the training images; fixes the schedule", low=1, result=True)
     batch: int | None = option(
         None,
-        "pictures a step, over all replicas",
-        auto="256 (residual), 32 (classic), at most an eighth of the pictures",
+        "images a step, over all replicas",
+        auto="256 (residual), 32 (classic), at most an eighth of the images",
         low=1,
         result=True,
     )
@@ -145,14 +145,14 @@ class Machine:
 class Work:
     """The hands at work on the host."""
 
-    workers: int | None = option(None, "threads that read and decode pictures", auto="the cores that this process may use", low=1)
+    workers: int | None = option(None, "threads that read and decode images", auto="the cores that this process may use", low=1)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Feed:
-    """How pictures reach the device."""
+    """How images reach the device."""
 
-    memory: float | None = option(None, "memory for decoded pictures", unit="GiB", auto="half of what is free", low=0)
+    memory: float | None = option(None, "memory for decoded images", unit="GiB", auto="half of what is free", low=0)
     cache: str = option("", "folder for what can be made again: shards prepared from --data; empty takes the run folder", metavar="DIR")
 
 
@@ -167,7 +167,7 @@ class Log:
 class Output:
     """Where the result goes."""
 
-    out: str = option("", "folder of the run (train), shards (prepare) or sweep; the picture to write (features)", metavar="PATH")
+    out: str = option("", "folder of the run (train), shards (prepare) or sweep; the plot to write (visualize)", metavar="PATH")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -177,7 +177,7 @@ class Run:
     log_every: int = option(10, "steps between two lines in metrics.jsonl", unit="steps", low=1)
     save_every: float = option(5.0, "longest time between two checkpoints", unit="minutes", above=0)
     dry_run: bool = option(False, "check everything by three real steps, print the plan, and stop")
-    show_augment: str = option("", "write a contact sheet of augmented pictures, and stop", metavar="FILE.png")
+    show_augment: str = option("", "write a contact sheet of augmented images, and stop", metavar="FILE.png")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -235,8 +235,8 @@ class PrepareConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Judge:
-    """What is judged."""
+class Evaluation:
+    """What is evaluated."""
 
     split: str | None = option(None, "split of the shards, or all", auto="the run's own validation; with --data, test", metavar="NAME")
     json: bool = option(False, "print one JSON object")
@@ -247,14 +247,14 @@ class EvaluateConfig:
     """`twofold evaluate`."""
 
     source: Source = Source()
-    judge: Judge = Judge()
+    evaluation: Evaluation = Evaluation()
     work: Work = Work()
     log: Log = Log()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Answer:
-    """How the answer is printed."""
+class Format:
+    """How predictions are printed."""
 
     format: str = option("table", "form of the answer", choices=("table", "csv", "jsonl"))
 
@@ -263,14 +263,14 @@ class Answer:
 class PredictConfig:
     """`twofold predict`."""
 
-    answer: Answer = Answer()
+    format: Format = Format()
     work: Work = Work()
     log: Log = Log()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class FeaturesConfig:
-    """`twofold features`."""
+class VisualizeConfig:
+    """`twofold visualize`."""
 
     output: Output = Output()
     log: Log = Log()

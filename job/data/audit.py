@@ -1,4 +1,4 @@
-"""Which pictures are fit to learn from: bad files, exact duplicates, and pictures under both labels.
+"""Which images are fit to learn from: bad files, exact duplicates, and images under both labels.
 
 Exact copies alone so far; near duplicates and suspicious labels belong here too.
 """
@@ -19,7 +19,7 @@ _KEPT_FIRST = {"test": 0, "validation": 1, "train": 2}
 
 @dataclass(frozen=True)
 class Examined:
-    """A labelled picture after decoding: `sha256` of the source file; `fault` is why it did not decode, or empty."""
+    """A labelled image after decoding: `sha256` of the source file; `fault` is why it did not decode, or empty."""
 
     key: str
     label: int
@@ -29,40 +29,40 @@ class Examined:
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """`kept` pictures, and (key, reason) of those set aside; `bad` counts the ones that did not decode."""
+class AuditResult:
+    """`kept` images, and (key, reason) of those set aside; `bad` counts the ones that did not decode."""
 
     kept: list[Examined]
     aside: list[tuple[str, str]]
     bad: int
 
 
-def judge(pictures: Iterable[Examined]) -> Verdict:
-    """Set aside what does not decode, the copies of a picture, and pictures that stand under both labels."""
+def audit(images: Iterable[Examined]) -> AuditResult:
+    """Set aside what does not decode, the copies of an image, and images that stand under both labels."""
     kept: list[Examined] = []
     aside: list[tuple[str, str]] = []
     bad = 0
     same: dict[str, list[Examined]] = defaultdict(list)
-    for picture in pictures:
-        if picture.fault:
+    for image in images:
+        if image.fault:
             bad += 1
-            aside.append((picture.key, picture.fault))
+            aside.append((image.key, image.fault))
         else:
-            same[picture.sha256].append(picture)
+            same[image.sha256].append(image)
     for copies in same.values():
         copies.sort(key=lambda p: (_KEPT_FIRST[p.split or "train"], p.key))
         first = copies[0]
         if len({p.label for p in copies}) > 1:
             others = {p.key: next(o.key for o in copies if o.label != p.label) for p in copies}
-            aside += [(p.key, f"the same picture stands under the other class as {others[p.key]}") for p in copies]
+            aside += [(p.key, f"the same image stands under the other class as {others[p.key]}") for p in copies]
             continue
         kept.append(first)
         aside += [(p.key, f"a copy of {first.key}") for p in copies[1:]]
-    return Verdict(kept, sorted(aside), bad)
+    return AuditResult(kept, sorted(aside), bad)
 
 
 def write_report(folder: Path, aside: Iterable[tuple[str, str]]) -> Path:
-    """Write `report/set-aside.csv`: file and reason of each picture set aside."""
+    """Write `report/set-aside.csv`: file and reason of each image set aside."""
     text = io.StringIO()
     rows = csv.writer(text, lineterminator="\n")
     rows.writerow(("file", "reason"))

@@ -1,4 +1,4 @@
-"""Which class and which split a picture belongs to, read off the layout of its source.
+"""Which class and which split an image belongs to, read off the layout of its source.
 
 Class folders at any depth, Kaggle's file names (`cat.0.jpg`), and split names are found; the user configures
 nothing. Names of classes match ignoring case and a final s.
@@ -24,7 +24,7 @@ _KAGGLE_NAME = re.compile(r"([^\W\d_]+(?:[ _-][^\W\d_]+)*)[._ -]*\(?\d+\)?$")
 
 @dataclass(frozen=True)
 class Labelled:
-    """A picture with its class (0 negative, 1 positive) and, where the source names one, its split."""
+    """An image with its class (0 negative, 1 positive) and, where the source names one, its split."""
 
     name: str
     label: int
@@ -33,10 +33,10 @@ class Labelled:
 
 @dataclass(frozen=True)
 class Layout:
-    """`classes` are [negative, positive]; `unlabelled` are pictures of which the layout says no class."""
+    """`classes` are [negative, positive]; `unlabelled` are images of which the layout says no class."""
 
     classes: tuple[str, str]
-    pictures: list[Labelled]
+    images: list[Labelled]
     unlabelled: list[str]
 
 
@@ -52,19 +52,19 @@ def split_of(name: str) -> str | None:
 
 
 def find(entries: Sequence[Entry], where: str, positive: str = "", classes: tuple[str, str] | None = None) -> Layout:
-    """Label each picture.
+    """Label each image.
 
     Args:
-        entries: the pictures of a source.
+        entries: the images of a source.
         where: the source's name, for errors.
         positive: the positive class; empty takes the second in alphabetical order.
         classes: the classes to match, [negative, positive], where they are given (a model's).
 
     Raises:
-        UserError: no picture, more or fewer than two classes, or others than those given.
+        UserError: no image, more or fewer than two classes, or others than those given.
     """
     if not entries:
-        raise UserError(where, "no picture found", "give folders, one for each class, with JPEG, PNG or WebP files")
+        raise UserError(where, "no image found", "give folders, one for each class, with JPEG, PNG or WebP files")
     names = _names(entries, where, positive, classes)
     counts = Counter(name for name in names if name)
     spelling: dict[str, str] = {}
@@ -72,16 +72,16 @@ def find(entries: Sequence[Entry], where: str, positive: str = "", classes: tupl
         spelling.setdefault(same_class(spelled), spelled)
     pair = _pair(spelling, counts, where, positive, classes)
     numbers = {same_class(name): number for number, name in enumerate(pair)}
-    pictures, unlabelled = [], []
+    images, unlabelled = [], []
     for entry, name in zip(entries, names, strict=True):
         split = split_of(entry.split) if entry.split else _split_in_path(entry.name)
         if entry.split and split is None:
             raise UserError(where, f"{entry.name} has the unknown split {entry.split!r}", "use train, validation or test")
         if name:
-            pictures.append(Labelled(entry.name, numbers[same_class(name)], split))
+            images.append(Labelled(entry.name, numbers[same_class(name)], split))
         else:
             unlabelled.append(entry.name)
-    return Layout(pair, pictures, unlabelled)
+    return Layout(pair, images, unlabelled)
 
 
 def _pair(spelling: dict[str, str], counts: Counter[str], where: str, positive: str, classes: tuple[str, str] | None) -> tuple[str, str]:
@@ -90,12 +90,12 @@ def _pair(spelling: dict[str, str], counts: Counter[str], where: str, positive: 
         strange = spelling.keys() - {same_class(c) for c in classes}
         if strange or not spelling:
             what = f"its classes are {found or 'not to be seen'}, the model knows {classes[0]} and {classes[1]}"
-            raise UserError(where, what, "give pictures of these two classes")
+            raise UserError(where, what, "give images of these two classes")
         return classes
     if len(spelling) != 2:
         more = ", ..." if len(counts) > 8 else ""
         what = f"{len(spelling) or 'no'} class{'es' * (len(spelling) != 1)} found instead of two" + (f": {found}{more}" if found else "")
-        raise UserError(where, what, "put each class's pictures in a folder of its own, two in all")
+        raise UserError(where, what, "put each class's images in a folder of its own, two in all")
     names = sorted(spelling.values(), key=lambda name: (same_class(name), name))
     if positive:
         if same_class(positive) not in spelling:
@@ -105,7 +105,7 @@ def _pair(spelling: dict[str, str], counts: Counter[str], where: str, positive: 
 
 
 def _names(entries: Sequence[Entry], where: str, positive: str, classes: tuple[str, str] | None) -> list[str | None]:
-    """The class name of each picture: from the source itself, from a level of its folders, or from its file name."""
+    """The class name of each image: from the source itself, from a level of its folders, or from its file name."""
     if any(entry.label for entry in entries):
         return [entry.label for entry in entries]
     folders = [_folders(entry.name) for entry in entries]
@@ -135,7 +135,7 @@ def _names(entries: Sequence[Entry], where: str, positive: str, classes: tuple[s
 
 
 def _folders(name: str) -> list[str]:
-    """The folders above a picture, without split names; a nested archive counts as a folder of its name."""
+    """The folders above an image, without split names; a nested archive counts as a folder of its name."""
     parts = []
     for part in name.split("/")[:-1]:
         ending = next((e for e in ARCHIVES if part.lower().endswith(e)), "")
@@ -146,7 +146,7 @@ def _folders(name: str) -> list[str]:
 
 
 def _named_at(folders: list[list[str]], levels: list[int]) -> list[str | None]:
-    """The folders' names at one of the levels that hold the classes: at the one that labels most pictures."""
+    """The folders' names at one of the levels that hold the classes: at the one that labels most images."""
     level = max(levels, key=lambda at: sum(_at(parts, at) is not None for parts in folders))
     return [_at(parts, level) for parts in folders]
 
@@ -161,7 +161,7 @@ def _classes_at(folders: list[list[str]], level: int) -> frozenset[str]:
 
 
 def _common(folders: list[list[str]]) -> int:
-    """How many outer folders all pictures share."""
+    """How many outer folders all images share."""
     shortest = min(len(parts) for parts in folders)
     return next((k for k in range(shortest) if len({parts[k] for parts in folders}) > 1), shortest)
 

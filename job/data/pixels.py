@@ -1,7 +1,7 @@
-"""Pixels: decode, resize, encode, and how a picture of any shape becomes the model's square. OpenCV, no TensorFlow.
+"""Pixels: decode, resize, encode, and how an image of any shape becomes the model's square. OpenCV, no TensorFlow.
 
-The way of a picture is the same for training, evaluation and prediction: `stored` turns a file into the JPEG that a
-shard holds, `square` turns that JPEG into what the model sees. Nothing else in this project decodes a picture.
+The way of an image is the same for training, evaluation and prediction: `stored` turns a file into the JPEG that a
+shard holds, `square` turns that JPEG into what the model sees. Nothing else in this project decodes an image.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ EXTENSIONS = (
     ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".dib", ".gif", ".tif", ".tiff", ".avif", ".jp2",
     ".ppm", ".pgm", ".pbm", ".pnm", ".heic", ".heif",
 )  # fmt: skip
-QUALITY = 92  # of the stored JPEG; at 160 px about 9 kB a picture
+QUALITY = 92  # of the stored JPEG; at 160 px about 9 kB an image
 _HEIC_BRANDS = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1")
 _ORIENTATION_TAG = 0x0112
 
-cv2.setNumThreads(1)  # pictures are decoded side by side by the caller's threads
+cv2.setNumThreads(1)  # images are decoded side by side by the caller's threads
 
 
 class Undecodable(ValueError):
-    """A file that is no picture, or a damaged one; its text is the reason."""
+    """A file that is no image, or a damaged one; its text is the reason."""
 
 
 def decode(data: bytes) -> Image:
-    """Decode a picture file.
+    """Decode an image file.
 
     EXIF orientation is applied, alpha is laid over white; grey, CMYK, palette and 16 bit become 8-bit RGB. Of an
     animation, the first frame.
@@ -116,8 +116,8 @@ def _reason(data: bytes) -> str:
     if data[:4] == b"RIFF":
         return "the WebP is cut short or damaged"
     if data[:5].lower() in (b"<html", b"<!doc"):
-        return "it is a web page, not a picture"
-    return "it is no picture that can be read, or damaged"
+        return "it is a web page, not an image"
+    return "it is no image that can be read, or damaged"
 
 
 def reduce(image: Image, side: int) -> Image:
@@ -139,7 +139,7 @@ def encode(image: Image) -> bytes:
 
 
 def stored(data: bytes, side: int) -> bytes:
-    """A picture file as the JPEG that a shard holds.
+    """An image file as the JPEG that a shard holds.
 
     Raises:
         Undecodable: with the reason.
@@ -148,9 +148,9 @@ def stored(data: bytes, side: int) -> bytes:
 
 
 def square(jpeg: bytes, size: int) -> Image:
-    """A stored JPEG as the model's square: the whole picture, squeezed to uint8 [size, size, 3], RGB.
+    """A stored JPEG as the model's square: the whole image, squeezed to uint8 [size, size, 3], RGB.
 
-    The whole picture, since what tells the classes apart may lie at its edge; squeezed, since bars would be seen as
+    The whole image, since what tells the classes apart may lie at its edge; squeezed, since bars would be seen as
     content. Each pixel is the mean over the area that it covers, in both directions; `Resizing(interpolation="area")`
     does the same in `model.keras`.
     """

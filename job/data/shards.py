@@ -28,7 +28,7 @@ _FOOTER = 4
 
 @dataclass(frozen=True)
 class Record:
-    """One picture of a shard."""
+    """One image of a shard."""
 
     image: bytes
     label: int

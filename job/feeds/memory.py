@@ -1,4 +1,4 @@
-"""Stored pictures as squares, by number: decoded by threads, kept in memory as far as it goes."""
+"""Stored images as squares, by number: decoded by threads, kept in memory as far as it goes."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from job.data.shards import Reader
 Batch = tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32]]
 
 
-class Squares:
-    """The pictures of some shards as uint8 [size, size, 3] squares with their labels, by number.
+class MemoryFeed:
+    """The images of some shards as uint8 [size, size, 3] squares with their labels, by number.
 
-    A picture is decoded when first asked for; the first `cache_bytes` worth of them stay in memory.
+    An image is decoded when first asked for; the first `cache_bytes` worth of them stay in memory.
     """
 
     def __init__(self, reader: Reader, size: int, workers: int, cache_bytes: int) -> None:

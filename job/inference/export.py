@@ -27,13 +27,13 @@ def write(folder: Path, config: Config, weights: dict[str, Any]) -> None:
     os.replace(temporary, folder / NAME)
 
 
-def apart(folder: Path, judged: Iterable[tuple[bytes, float]]) -> str:
+def apart(folder: Path, prediction: Iterable[tuple[bytes, float]]) -> str:
     """How far the written file's probabilities stand from ours, in words.
 
     Args:
         folder: the run's.
-        judged: picture files, stored or original, each with the probability that `evaluate` gives it.
+        prediction: image files, stored or original, each with the probability that `evaluate` gives it.
     """
     model = keras.models.load_model(folder / NAME, safe_mode=True)
-    gaps = [abs(float(model(pixels.decode(data)[None])[0, 0]) - probability) for data, probability in judged]
-    return f"its probabilities differ from ours by {np.max(gaps):.2g} at most, {np.mean(gaps):.2g} on average, over {len(gaps)} pictures"
+    gaps = [abs(float(model(pixels.decode(data)[None])[0, 0]) - probability) for data, probability in prediction]
+    return f"its probabilities differ from ours by {np.max(gaps):.2g} at most, {np.mean(gaps):.2g} on average, over {len(gaps)} images"

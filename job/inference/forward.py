@@ -1,4 +1,4 @@
-"""A pass of a network over pictures, in float32, each picture exactly once. For train, evaluate and predict."""
+"""A pass of a network over images, in float32, each image exactly once. For train, evaluate and predict."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ import numpy as np
 import tensorflow as tf
 
 from job.feeds import prefetch
-from job.feeds.memory import Batch, Squares
+from job.feeds.memory import Batch, MemoryFeed
 from job.machine import strategy
 from job.models.network import Network, variables_of
 
-BATCH = 128  # always the same, so that a picture's figure does not depend on how many there are
+BATCH = 128  # always the same, so that an image's figure does not depend on how many there are
 
 
 class Inference:
-    """The judging twin of a network, and its compiled forward pass over a strategy's replicas."""
+    """The inference copy of a network, and its compiled forward pass over a strategy's replicas."""
 
     def __init__(self, network: Network, distribution: Any) -> None:
         self.network, self.distribution = network, distribution
@@ -41,7 +41,7 @@ class Inference:
         parts = self._run(strategy.divide(self.distribution, padded))
         return strategy.gather(self.distribution, parts)[: len(images)]
 
-    def over(self, squares: Squares, advance: Callable[[int], None] = lambda count: None) -> tuple[Any, Any]:
+    def over(self, squares: MemoryFeed, advance: Callable[[int], None] = lambda count: None) -> tuple[Any, Any]:
         """Labels and logits, float32 [n] each, of all records in their order."""
         bounds = range(0, len(squares), self.batch)
 

@@ -1,4 +1,4 @@
-"""Metrics of a two-class model, exact, from every picture's label and logit. NumPy, float64."""
+"""Metrics of a two-class model, exact, from every image's label and logit. NumPy, float64."""
 
 from __future__ import annotations
 

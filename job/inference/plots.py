@@ -1,4 +1,4 @@
-"""Pictures by matplotlib: the curves of a run, contact sheets, filters and feature maps. No pyplot, no display."""
+"""Images by matplotlib: the curves of a run, contact sheets, filters and feature maps. No pyplot, no display."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def draw(epochs: Sequence[dict[str, Any]], path: Path) -> None:
 
 
 def sheet(images: Sequence[Any], titles: Sequence[str], path: Path, heading: str, columns: int = 8) -> None:
-    """A contact sheet of pictures, uint8 [height, width, 3] each, with a line above each."""
+    """A contact sheet of images, uint8 [height, width, 3] each, with a line above each."""
     rows = max(1, -(-len(images) // columns))
     figure = blank(1.6 * columns, 1.85 * rows + 0.5)
     figure.suptitle(heading, fontsize=11)
@@ -73,11 +73,11 @@ def sheet(images: Sequence[Any], titles: Sequence[str], path: Path, heading: str
     save(figure, path)
 
 
-def features(picture: Any, filters: Any, stages: Sequence[tuple[str, Any]], path: Path, heading: str) -> None:
-    """How a network sees a picture: its first filters, and the strongest maps of each stage.
+def features(image: Any, filters: Any, stages: Sequence[tuple[str, Any]], path: Path, heading: str) -> None:
+    """How a network sees an image: its first filters, and the strongest maps of each stage.
 
     Args:
-        picture: uint8 [height, width, 3].
+        image: uint8 [height, width, 3].
         filters: float32 [kernel, kernel, 3, n].
         stages: name and maps, float32 [height, width, n], of each stage.
     """
@@ -86,8 +86,8 @@ def features(picture: Any, filters: Any, stages: Sequence[tuple[str, Any]], path
     figure.suptitle(heading, fontsize=11)
     grid = figure.add_gridspec(3 + len(stages), shown + 1)
     whole = figure.add_subplot(grid[0:3, 0:3])
-    whole.imshow(picture)
-    whole.set_title("the picture as the model sees it", fontsize=8)
+    whole.imshow(image)
+    whole.set_title("the image as the model sees it", fontsize=8)
     whole.axis("off")
     places = [(row, column) for row in range(3) for column in range(3, shown + 1)]
     for number, (row, column) in zip(range(filters.shape[-1]), places, strict=False):

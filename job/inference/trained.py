@@ -23,7 +23,7 @@ from job.runs import checkpoints, records
 
 @dataclass(frozen=True)
 class Item:
-    """A picture to judge, as the JPEG that a shard would hold. `label` is -1 where it is not known."""
+    """An image to classify, as the JPEG that a shard would hold. `label` is -1 where it is not known."""
 
     key: str
     label: int
@@ -31,8 +31,8 @@ class Item:
 
 
 @dataclass(frozen=True)
-class Judged:
-    """A picture that was judged: `logit` are the log odds of the positive class, `square` is what the model saw."""
+class Prediction:
+    """An image that was prediction: `logit` are the log odds of the positive class, `square` is what the model saw."""
 
     key: str
     label: int
@@ -68,8 +68,8 @@ class Trained:
         self.inference = Inference(self.network, distribution)
         self.inference.load(checkpoints.inference_weights(checkpoints.load(folder / "checkpoints", self.step).arrays))
 
-    def judge(self, items: Iterable[Item]) -> Iterator[Judged]:
-        """Judge pictures, in their order."""
+    def predict(self, items: Iterable[Item]) -> Iterator[Prediction]:
+        """Classify images, in their order."""
 
         def ready(item: Item) -> tuple[Item, pixels.Image]:
             return item, pixels.square(item.jpeg, self.size)
@@ -78,19 +78,19 @@ class Trained:
         while batch := list(islice(squares, self.inference.batch)):
             logits = self.inference.logits(np.stack([square for _, square in batch]))
             for (item, square), logit in zip(batch, logits, strict=True):
-                yield Judged(item.key, item.label, float(logit), square)
+                yield Prediction(item.key, item.label, float(logit), square)
 
-    def stored(self, pictures: Iterable[tuple[str, bytes]]) -> Iterator[tuple[str, bytes, str]]:
-        """Picture files as (name, the JPEG that a shard would hold, fault), by all workers, in their order."""
+    def stored(self, images: Iterable[tuple[str, bytes]]) -> Iterator[tuple[str, bytes, str]]:
+        """Image files as (name, the JPEG that a shard would hold, fault), by all workers, in their order."""
 
-        def store(picture: tuple[str, bytes]) -> tuple[str, bytes, str]:
-            name, data = picture
+        def store(image: tuple[str, bytes]) -> tuple[str, bytes, str]:
+            name, data = image
             try:
                 return name, pixels.stored(data, self.side), ""
             except pixels.Undecodable as error:
                 return name, b"", str(error)
 
-        return in_order(store, pictures, self.workers)
+        return in_order(store, images, self.workers)
 
     def maps(self, square: pixels.Image) -> tuple[Any, list[tuple[str, Any]]]:
         """The first layer's filters, [kernel, kernel, 3, n], and each stage's name and maps, [height, width, n]."""

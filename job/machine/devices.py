@@ -107,7 +107,7 @@ def choose_precision(asked: str | None, chosen: Sequence[Gpu], cpu_flags: str, o
 
 
 def batch_share(batch: int, replicas: int) -> int:
-    """Pictures of a batch for each replica.
+    """Images of a batch for each replica.
 
     Raises:
         UserError: it does not divide, naming the nearest that do.

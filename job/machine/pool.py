@@ -15,7 +15,7 @@ AHEAD = 8  # items in flight for each worker; bounds the memory
 
 def in_order(work: Callable[[In], Out], items: Iterable[In], workers: int) -> Iterator[Out]:
     """Like `map`, by `workers` threads, reading only a little ahead of what is taken."""
-    with ThreadPoolExecutor(workers, thread_name_prefix="pictures") as executor:
+    with ThreadPoolExecutor(workers, thread_name_prefix="images") as executor:
         pending: deque[Future[Out]] = deque()
         try:
             for item in items:

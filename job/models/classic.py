@@ -12,7 +12,7 @@ FROZEN: frozenset[str] = frozenset()
 
 
 def body(x: Any, options: schema.Model, layers: Layers) -> tuple[Any, tuple[str, ...]]:
-    """Pictures to features, and the names of the layers that end a stage."""
+    """Images to features, and the names of the layers that end a stage."""
     stages = []
     for block, filters in enumerate(options.filters or (), 1):
         for number in range(1, options.depth + 1):

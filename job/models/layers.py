@@ -46,7 +46,7 @@ class NoiseDropout(keras.layers.Layer):
 
 
 class Layers:
-    """Makes layers to train, or stock ones in float32 to judge where `precision` is None."""
+    """Makes layers to train, or stock ones in float32 for inference where `precision` is None."""
 
     def __init__(self, seed: int, precision: str | None, noise: Any) -> None:
         self.seed, self.noise = seed, noise

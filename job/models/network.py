@@ -1,7 +1,7 @@
-"""The networks. Each takes pictures of 0 to 255 and gives a logit of the positive class.
+"""The networks. Each takes images of 0 to 255 and gives a logit of the positive class.
 
 A network is built twice from one description: to train (in the precision asked for, with layers that report batch
-statistics cheaply and take their dropout noise from the step), and to judge (stock Keras layers in float32). Both
+statistics cheaply and take their dropout noise from the step), and for inference (stock Keras layers in float32). Both
 have the same variables under the same paths.
 """
 
@@ -32,33 +32,33 @@ class Network:
 
 
 def build_network(options: schema.Model, seed: int, precision: str | None = None) -> Network:
-    """Build a network, to train in `precision`, or to judge where that is None. Weights come from (seed, path)."""
+    """Build a network, to train in `precision`, or for inference where that is None. Weights come from (seed, path)."""
     if options.model == "classic":
         from job.models import classic as chosen
     else:
         from job.models import residual as chosen  # type: ignore[no-redef]
 
     size = options.size if options.model == "classic" else None
-    pictures = keras.Input((size, size, 3), dtype="float32", name="pictures")
+    images = keras.Input((size, size, 3), dtype="float32", name="images")
     noise = keras.Input((None,), dtype="float32", name="noise") if precision else None
     layers = Layers(seed, precision, noise)
-    x = keras.layers.Rescaling(4 / 255, -2, name="standardise", dtype="float32")(pictures)
+    x = keras.layers.Rescaling(4 / 255, -2, name="standardise", dtype="float32")(images)
     x, stages = chosen.body(x, options, layers)
     logit = layers.head(x)
-    inputs = pictures if noise is None else [pictures, noise]
+    inputs = images if noise is None else [images, noise]
     model = keras.Model(inputs, keras.layers.Flatten(name="logit", dtype="float32")(logit), name=options.model)
     return Network(model, layers.columns, chosen.FIRST, stages, chosen.FROZEN)
 
 
 def exported(network: Network, size: int) -> keras.Model:
     """A model for everyone: uint8 [B, any, any, 3] in, probability of the positive class [B, 1] out, stock layers."""
-    pictures = keras.Input((None, None, 3), dtype="uint8", name="pictures")
-    x = keras.ops.cast(pictures, "float32")
+    images = keras.Input((None, None, 3), dtype="uint8", name="images")
+    x = keras.ops.cast(images, "float32")
     # Resizing's own default is training=True, which spreads to the BatchNorm of a plain model(x)
     x = keras.layers.Resizing(size, size, interpolation="area", name="square", dtype="float32")(x, training=False)
     x = keras.ops.round(x)
     logit = network.model(x, training=False)
-    return keras.Model(pictures, keras.layers.Activation("sigmoid", name="probability", dtype="float32")(logit), name="twofold")
+    return keras.Model(images, keras.layers.Activation("sigmoid", name="probability", dtype="float32")(logit), name="twofold")
 
 
 def variables_of(network: Network) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """`residual`: a small ResNet-9-shaped network behind a frozen whitening layer, the default.
 
-Stem: 3x3 convolution with stride 2 whose filters whiten the training pictures' patches (Page 2024, airbench) and are
+Stem: 3x3 convolution with stride 2 whose filters whiten the training images' patches (Page 2024, airbench) and are
 not trained, with a trained bias. Each stage: 3x3 convolution, 2x2 max-pooling, BatchNorm, ReLU, then residual blocks
-whose last scale starts at 0. Mean over the picture, dense head.
+whose last scale starts at 0. Mean over the image, dense head.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from job.config import schema
 from job.models.layers import Layers
 
 STEM = 36  # filters: 18 leading directions of the 27 in a 3x3 RGB patch, with both signs
-PATCH_SIDE = 64  # px of the pictures that the patches are taken from
+PATCH_SIDE = 64  # px of the images that the patches are taken from
 REGULAR = 0.01  # added to the eigenvalues, so that flat directions are not blown up
 FIRST = "stem"
 FROZEN = frozenset({"stem/kernel"})
 
 
 def body(x: Any, options: schema.Model, layers: Layers) -> tuple[Any, tuple[str, ...]]:
-    """Pictures to features, and the names of the layers that end a stage."""
+    """Images to features, and the names of the layers that end a stage."""
     x = layers.relu(layers.conv(x, STEM, 3, "stem", strides=2, bias=True), "stem_relu")
     stages = []
     for stage, filters in enumerate(options.filters or (), 1):

@@ -1,7 +1,7 @@
-"""Augmentation on the device: pure functions of pictures and numbers drawn beforehand.
+"""Augmentation on the device: pure functions of images and numbers drawn beforehand.
 
-Nothing is drawn here: each row of `noise` holds what is random for one picture, so the result does not depend on
-the device, on XLA, or on how the batch is divided. Shapes: B pictures, S side of the given squares, T side wanted.
+Nothing is drawn here: each row of `noise` holds what is random for one image, so the result does not depend on
+the device, on XLA, or on how the batch is divided. Shapes: B images, S side of the given squares, T side wanted.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ import tensorflow as tf
 
 from job.config.schema import Augment
 
-COLUMNS = 16  # of noise, for each picture
+COLUMNS = 16  # of noise, for each image
 _LARGEST_RATIO = math.log(4 / 3)
 _GREY = 127.5
 _QUANTILES = 4096  # steps in which MixUp's share is drawn
 
 
 def augment(images: Any, labels: Any, noise: Any, options: Augment, size: int) -> tuple[Any, Any]:
-    """Augment a replica's pictures.
+    """Augment a replica's images.
 
     Args:
         images: uint8 [B, S, S, 3].
@@ -32,19 +32,19 @@ def augment(images: Any, labels: Any, noise: Any, options: Augment, size: int) -
         size: T.
 
     Returns:
-        float32 [B, T, T, 3] in 0..255, and labels, float32 [B], mixed as the pictures are.
+        float32 [B, T, T, 3] in 0..255, and labels, float32 [B], mixed as the images are.
     """
     column = [noise[:, k] for k in range(COLUMNS)]
-    pictures = _crop(tf.cast(images, tf.float32), column[0:5], float(options.crop or 1), float(options.flip or 0), size)
+    images = _crop(tf.cast(images, tf.float32), column[0:5], float(options.crop or 1), float(options.flip or 0), size)
     if options.rotate:
-        pictures = _rotate(pictures, (2 * column[5] - 1) * math.radians(options.rotate), size)
+        images = _rotate(images, (2 * column[5] - 1) * math.radians(options.rotate), size)
     if options.brightness or options.contrast or options.saturation:
-        pictures = _colour(pictures, column[6:9], options)
+        images = _colour(images, column[6:9], options)
     if options.erase:
-        pictures = _erase(pictures, column[9:13], float(options.erase), size)
+        images = _erase(images, column[9:13], float(options.erase), size)
     if options.mixup:
-        pictures, labels = _mixup(pictures, labels, column[13], float(options.mixup))
-    return pictures, labels
+        images, labels = _mixup(images, labels, column[13], float(options.mixup))
+    return images, labels
 
 
 def _crop(images: Any, random: list[Any], smallest: float, flip: float, size: int) -> Any:
@@ -77,8 +77,8 @@ def _coverage(start: Any, length: Any, side: int, size: int) -> Any:
     return tf.maximum(tf.minimum(low + part, pixel + 1) - tf.maximum(low, pixel), 0.0) / part
 
 
-def _rotate(pictures: Any, angle: Any, size: int) -> Any:
-    """Turn each picture about its centre, bilinear; what comes from outside is mirrored in."""
+def _rotate(images: Any, angle: Any, size: int) -> Any:
+    """Turn each image about its centre, bilinear; what comes from outside is mirrored in."""
     centre = (size - 1) / 2
     grid = tf.range(size, dtype=tf.float32) - centre
     sine, cosine = tf.sin(angle)[:, None, None], tf.cos(angle)[:, None, None]
@@ -92,7 +92,7 @@ def _rotate(pictures: Any, angle: Any, size: int) -> Any:
     top, left = tf.minimum(tf.floor(y), size - 2), tf.minimum(tf.floor(x), size - 2)
     down, right = (y - top)[..., None], (x - left)[..., None]
     first = tf.cast(top, tf.int32) * size + tf.cast(left, tf.int32)
-    flat = tf.reshape(pictures, [tf.shape(pictures)[0], size * size, 3])
+    flat = tf.reshape(images, [tf.shape(images)[0], size * size, 3])
 
     def corner(offset: int) -> Any:
         return tf.gather(flat, first + offset, batch_dims=1)
@@ -102,20 +102,20 @@ def _rotate(pictures: Any, angle: Any, size: int) -> Any:
     return upper * (1 - down) + lower * down
 
 
-def _colour(pictures: Any, random: list[Any], options: Augment) -> Any:
-    """Brightness, contrast about the picture's mean, saturation about its grey; each factor uniform about 1."""
+def _colour(images: Any, random: list[Any], options: Augment) -> Any:
+    """Brightness, contrast about the image's mean, saturation about its grey; each factor uniform about 1."""
     settings = (options.brightness, options.contrast, options.saturation)
     brightness, contrast, saturation = (
         (1 + float(most or 0) * (2 * u - 1))[:, None, None, None] for most, u in zip(settings, random, strict=True)
     )
-    pictures = pictures * brightness
-    mean = tf.reduce_mean(pictures, axis=[1, 2, 3], keepdims=True)
-    pictures = mean + (pictures - mean) * contrast
-    grey = tf.reduce_sum(pictures * [0.299, 0.587, 0.114], axis=3, keepdims=True)
-    return tf.clip_by_value(grey + (pictures - grey) * saturation, 0.0, 255.0)
+    images = images * brightness
+    mean = tf.reduce_mean(images, axis=[1, 2, 3], keepdims=True)
+    images = mean + (images - mean) * contrast
+    grey = tf.reduce_sum(images * [0.299, 0.587, 0.114], axis=3, keepdims=True)
+    return tf.clip_by_value(grey + (images - grey) * saturation, 0.0, 255.0)
 
 
-def _erase(pictures: Any, random: list[Any], probability: float, size: int) -> Any:
+def _erase(images: Any, random: list[Any], probability: float, size: int) -> Any:
     """Random erasing (Zhong et al. 2017): a square of 0.15 to 0.4 of the side becomes grey."""
     side = size * (0.15 + 0.25 * random[1])
     top, left = random[2] * (size - side), random[3] * (size - side)
@@ -123,15 +123,15 @@ def _erase(pictures: Any, random: list[Any], probability: float, size: int) -> A
     rows = (at >= top[:, None]) & (at < (top + side)[:, None])
     columns = (at >= left[:, None]) & (at < (left + side)[:, None])
     hit = rows[:, :, None] & columns[:, None, :] & (random[0] < probability)[:, None, None]
-    return tf.where(hit[..., None], _GREY, pictures)
+    return tf.where(hit[..., None], _GREY, images)
 
 
-def _mixup(pictures: Any, labels: Any, random: Any, alpha: float) -> tuple[Any, Any]:
-    """MixUp (Zhang et al. 2017) with the next picture of the replica's slice; the larger share is the picture's own."""
+def _mixup(images: Any, labels: Any, random: Any, alpha: float) -> tuple[Any, Any]:
+    """MixUp (Zhang et al. 2017) with the next image of the replica's slice; the larger share is the image's own."""
     share = tf.gather(tf.constant(_beta_quantiles(alpha)), tf.cast(random * _QUANTILES, tf.int32))
     share = tf.maximum(share, 1 - share)
     weight = share[:, None, None, None]
-    mixed = weight * pictures + (1 - weight) * tf.roll(pictures, -1, axis=0)
+    mixed = weight * images + (1 - weight) * tf.roll(images, -1, axis=0)
     return mixed, share * labels + (1 - share) * tf.roll(labels, -1, axis=0)
 
 

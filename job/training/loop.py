@@ -1,6 +1,6 @@
 """The training loop: steps up to an epoch's end, validation, checkpoint, and so on to the end or to a stop.
 
-Everything that a resumed run needs is in the checkpoint; the order of pictures and all randomness follow from
+Everything that a resumed run needs is in the checkpoint; the order of images and all randomness follow from
 (seed, step).
 """
 
@@ -22,7 +22,7 @@ from job.data import manifest
 from job.data.shards import Reader
 from job.errors import MachineError, UserError
 from job.feeds import order, prefetch
-from job.feeds.memory import Squares
+from job.feeds.memory import MemoryFeed
 from job.inference import export
 from job.inference.forward import Inference
 from job.inference.metrics import measure, probability
@@ -35,8 +35,8 @@ from job.training import augment, schedules
 from job.training.runlog import RunLog
 from job.training.step import Step
 
-WHITENING_PICTURES = 2000
-COMPARED = 32  # validation pictures that model.keras is compared on
+WHITENING_IMAGES = 2000
+COMPARED = 32  # validation images that model.keras is compared on
 OVERFLOWS = 20  # batches in a row that float16 may overflow in before the loss counts as not finite
 
 Summary = dict[str, Any]
@@ -55,8 +55,8 @@ class Loop:
         workers, room = int(config.work.workers or 1), _cache_bytes(config)
         size = int(config.model.size or 0)
         validation_room = min(room, validation.records * 3 * size * size)
-        self.validation = Squares(Reader(data, validation.shards), size, workers, validation_room)
-        self.pictures = Squares(Reader(data, train.shards), _source_square(config, shards), workers, room - validation_room)
+        self.validation = MemoryFeed(Reader(data, validation.shards), size, workers, validation_room)
+        self.training = MemoryFeed(Reader(data, train.shards), _source_square(config, shards), workers, room - validation_room)
         self.distribution = strategy.build(chosen.gpus, int(config.machine.replicas or 1))
         stop.listen()  # TensorFlow may have put a handler of its own in place of ours
         with self.distribution.scope():
@@ -75,7 +75,7 @@ class Loop:
         """Start or go on, to the end or to a stop."""
         self.restore(latest)
         self._announce(latest)
-        self.books = RunLog(self.folder, self.record["step"], self.record["epoch"])
+        self.log = RunLog(self.folder, self.record["step"], self.record["epoch"])
         self._started = started - self.record["seconds"]
         self._saved = time.monotonic()
         self._rated = (self.record["step"], self._saved)
@@ -90,8 +90,8 @@ class Loop:
                 self._status("failed")
             raise
         finally:
-            self.books.close()
-            self.pictures.close()
+            self.log.close()
+            self.training.close()
             self.validation.close()
 
     def restore(self, latest: checkpoints.Checkpoint | None) -> None:
@@ -110,10 +110,10 @@ class Loop:
         self.record = dict(latest.record)
 
     def _whiten(self) -> None:
-        """Set the frozen stem by the training pictures' own patches."""
-        reader = self.pictures.reader
-        numbers = order.permutation(self.seed, 0, self.images)[:WHITENING_PICTURES]
-        small = Squares(reader, PATCH_SIDE, int(self.config.work.workers or 1), 0)
+        """Set the frozen stem by the training images' own patches."""
+        reader = self.training.reader
+        numbers = order.permutation(self.seed, 0, self.images)[:WHITENING_IMAGES]
+        small = MemoryFeed(reader, PATCH_SIDE, int(self.config.work.workers or 1), 0)
         images, _ = small.gather(numbers)
         small.close()
         variables_of(self.network)["stem/kernel"].assign(whiten(images))
@@ -132,7 +132,7 @@ class Loop:
             console.log("class weights: " + ", ".join(f"{name} {weight:.3f}" for name, weight in pairs))
         side = self.manifest.settings.get("side", 0)
         if side < int(config.model.size or 0):
-            console.log(f"note: pictures are stored at {side} px and enlarged to {config.model.size}; prepare with --side to keep more")
+            console.log(f"note: images are stored at {side} px and enlarged to {config.model.size}; prepare with --side to keep more")
         if latest is not None:
             console.log(f"going on from step {latest.step:,} of {self.steps:,}")
 
@@ -161,7 +161,7 @@ class Loop:
 
     def make(self, step: int) -> tuple[Any, Any, Any]:
         numbers = order.positions(self.seed, step, self.batch, self.images)
-        images, labels = self.pictures.gather(numbers)
+        images, labels = self.training.gather(numbers)
         columns = augment.COLUMNS + self.network.noise_columns
         return images, labels, order.noise(self.seed, step, self.batch, columns)
 
@@ -195,7 +195,7 @@ class Loop:
                     epoch=step * self.batch // self.images + 1, loss=loss, accuracy=right / self.batch, learning_rate=lr,
                     gradient_norm=float(outcome.norm), images_per_second=round(self._rate(step + 1), 1), seconds=round(seconds, 3),
                 )  # fmt: skip
-                self.books.add("step", step + 1, **{k: v for k, v in figures.items() if np.isfinite(v)})
+                self.log.add("step", step + 1, **{k: v for k, v in figures.items() if np.isfinite(v)})
 
     def _rate(self, step: int) -> float:
         """Images a second since the last logged step of this start."""
@@ -228,7 +228,7 @@ class Loop:
             images_per_second=round(self.images / max(seconds - record["epoch_began"], 1e-9), 1), seconds=round(seconds, 3),
             **{f"val_{name}": value for name, value in figures.items()},
         )  # fmt: skip
-        self.books.add("epoch", record["step"], **entry)
+        self.log.add("epoch", record["step"], **entry)
         score = figures[self.config.schedule.monitor]
         score = float("-inf") if score is None else score * (1 if self.config.schedule.monitor in RISING else -1)
         better = record["best"] is None or score > record["best"]
@@ -236,7 +236,7 @@ class Loop:
         if better:
             record |= dict(best=score, best_step=record["step"], best_figures=figures)
         self._save()
-        self.books.draw()
+        self.log.draw()
         self._tell(entry, better)
         self._status("running")
         return entry
@@ -268,7 +268,7 @@ class Loop:
         self._saved = time.monotonic()
 
     def _export(self) -> None:
-        """Write `model.keras` from the best checkpoint, and compare it with `evaluate` on a few pictures."""
+        """Write `model.keras` from the best checkpoint, and compare it with `evaluate` on a few images."""
         weights = checkpoints.inference_weights(checkpoints.load(self.folder / "checkpoints", self.record["best_step"]).arrays)
         export.write(self.folder, self.config, weights)
         self.inference.load(weights)

@@ -25,16 +25,16 @@ class RunLog:
         self.epochs = [r for r in kept if r["kind"] == "epoch"]
         local.write_atomic(folder / METRICS, "".join(json.dumps(r) + "\n" for r in kept))
         self._file = (folder / METRICS).open("a", encoding="utf-8")
-        self._board = _Board(folder / "tensorboard")
+        self._tensorboard = _TensorBoard(folder / "tensorboard")
         for record in kept:
-            self._board.add(record)
+            self._tensorboard.add(record)
 
     def add(self, kind: str, step: int, **figures: Any) -> None:
         """Record a logged step or an epoch, with the time of day in seconds since 1970."""
         record = {"kind": kind, "step": step, "time": round(time.time(), 3), **figures}
         self._file.write(json.dumps(record) + "\n")
         self._file.flush()
-        self._board.add(record)
+        self._tensorboard.add(record)
         if kind == "epoch":
             self.epochs.append(record)
 
@@ -47,14 +47,14 @@ class RunLog:
         history = pd.DataFrame(self.epochs).drop(columns=["kind", "time"])
         local.write_atomic(self.folder / "history.csv", history.to_csv(index=False))
         plots.draw(self.epochs, self.folder / "curves.png")
-        self._board.flush()
+        self._tensorboard.flush()
 
     def close(self) -> None:
         self._file.close()
-        self._board.close()
+        self._tensorboard.close()
 
 
-class _Board:
+class _TensorBoard:
     """TensorBoard's events, by its own writer."""
 
     def __init__(self, folder: Path) -> None:

@@ -29,5 +29,5 @@ def train_size(config: Config, step: int, steps: int) -> int:
 
 
 def work(config: Config, first: int, last: int, steps: int) -> int:
-    """Pixels of a picture summed over steps [first, last): what their time is about proportional to."""
+    """Pixels of an image summed over steps [first, last): what their time is about proportional to."""
     return sum(train_size(config, step, steps) ** 2 for step in range(first, last))

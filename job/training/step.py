@@ -1,6 +1,6 @@
 """One training step on every replica: augment, forward, backward, sum, test, assign.
 
-The gradient is a pure function of weights, statistics, pictures and noise. Replicas then sum gradients and average
+The gradient is a pure function of weights, statistics, images and noise. Replicas then sum gradients and average
 batch statistics in one exchange, and apply the same update, unless something in it is not finite: then everything
 stays as it was.
 """
@@ -112,7 +112,7 @@ class Step:
     def _gradient_of(self, images: Any, labels: Any, noise: Any, trainable: list[Any], moving: list[Any], scale: Any, size: int) -> Any:
         """This replica's share of loss, right answers, gradients (times `scale`) and new moving statistics."""
         options = self.config.optimizer
-        pictures, targets = augment.augment(images, labels, noise, self.config.augment, size)
+        augmented, targets = augment.augment(images, labels, noise, self.config.augment, size)
         smoothing = float(options.smoothing or 0)
         wanted = targets * (1 - smoothing) + 0.5 * smoothing
         negative, positive = self.class_weights
@@ -120,7 +120,7 @@ class Step:
         watched = [t for t, v in zip(trainable, self._trainable, strict=True) if v.path not in self.network.frozen]
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(watched)
-            inputs = [pictures, noise[:, augment.COLUMNS :]]
+            inputs = [augmented, noise[:, augment.COLUMNS :]]
             logits, moved = self.network.model.stateless_call(trainable, moving, inputs, training=True)
             losses = tf.nn.sigmoid_cross_entropy_with_logits(wanted, logits[:, 0])
             loss = tf.reduce_sum(weights * losses) / float(self.config.schedule.batch or 1)

@@ -19,7 +19,7 @@ ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz")
 
 @dataclass(frozen=True)
 class Entry:
-    """One picture of a source. `label` and `split` are set only where the source itself names them (a CSV)."""
+    """One image of a source. `label` and `split` are set only where the source itself names them (a CSV)."""
 
     name: str
     label: str | None = None
@@ -67,18 +67,18 @@ def open_source(text: str, scratch: Path) -> Source:
         from job.data.sources.table import Table
 
         return Table(path)
-    if is_picture(text):
-        from job.data.sources.folder import SinglePicture
+    if is_image(text):
+        from job.data.sources.folder import SingleImage
 
-        return SinglePicture(path)
-    raise UserError(text, "is neither pictures nor an archive of them", f"give {KINDS}")
+        return SingleImage(path)
+    raise UserError(text, "is neither images nor an archive of them", f"give {KINDS}")
 
 
 def is_archive(name: str) -> bool:
     return name.lower().endswith(ARCHIVES)
 
 
-def is_picture(name: str) -> bool:
-    """Whether a path within a source is a picture's, by its ending; the directories' own files are none."""
+def is_image(name: str) -> bool:
+    """Whether a path within a source is an image's, by its ending; the directories' own files are none."""
     parts = name.split("/")
     return name.lower().endswith(EXTENSIONS) and not parts[-1].startswith("._") and "__MACOSX" not in parts

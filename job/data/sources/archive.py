@@ -1,4 +1,4 @@
-"""Pictures in a zip, tar or tar.gz, read without unpacking; archives inside archives are opened too."""
+"""Images in a zip, tar or tar.gz, read without unpacking; archives inside archives are opened too."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import IO, cast
 
-from job.data.sources import Entry, is_archive, is_picture
+from job.data.sources import Entry, is_archive, is_image
 from job.errors import UserError
 
 # what the readers of archives raise for damage; plain OSError from bz2 and gzip too
@@ -22,7 +22,7 @@ _DAMAGE = (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOF
 
 
 class Archive:
-    """Every picture in an archive, by its path within it (`train.zip/train/cat.0.jpg` in a nested one)."""
+    """Every image in an archive, by its path within it (`train.zip/train/cat.0.jpg` in a nested one)."""
 
     def __init__(self, path: Path, scratch: Path) -> None:
         self.path = path
@@ -96,7 +96,7 @@ class Archive:
             yield from self._members(copy, name, name + "/", names_only)
 
     def _wanted(self, name: str) -> bool:
-        return is_picture(name) or (is_archive(name) and "__MACOSX" not in name.split("/"))
+        return is_image(name) or (is_archive(name) and "__MACOSX" not in name.split("/"))
 
     def _check(self, name: str, is_link: bool) -> None:
         path = PurePosixPath(name.replace("\\", "/"))

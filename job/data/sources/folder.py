@@ -1,4 +1,4 @@
-"""Pictures in a folder, and a single picture."""
+"""Images in a folder, and a single image."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from job.data.sources import Entry, is_picture
+from job.data.sources import Entry, is_image
 from job.errors import UserError
 
 
 class Folder:
-    """Every picture below a folder, by its path within it."""
+    """Every image below a folder, by its path within it."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -22,7 +22,7 @@ class Folder:
             inner[:] = sorted(d for d in inner if not d.startswith("."))
             relative = Path(folder).relative_to(self.root).as_posix()
             names += [f if relative == "." else f"{relative}/{f}" for f in files]
-        return [Entry(name) for name in sorted(names) if is_picture(name)]
+        return [Entry(name) for name in sorted(names) if is_image(name)]
 
     def read(self) -> Iterator[tuple[str, bytes]]:
         for entry in self.entries():
@@ -38,8 +38,8 @@ def _unreadable(error: OSError) -> None:
     raise UserError(str(error.filename), f"can't be listed ({error.strerror})", "change its permissions")
 
 
-class SinglePicture:
-    """One picture file."""
+class SingleImage:
+    """One image file."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

@@ -1,4 +1,4 @@
-"""Pictures listed in a CSV: a column of paths, one of labels, and if there is one, one of splits."""
+"""Images listed in a CSV: a column of paths, one of labels, and if there is one, one of splits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""evaluate, predict, features: the same pixels on every way, corrupt files, other formats."""
+"""evaluate, predict, visualize: the same pixels on every way, corrupt files, other formats."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from job.evaluate import evaluate, words
 from job.predict import predict
 from job.prepare import prepare
 from job.runs.records import read_summary
-from job.visualize import features
+from job.visualize import visualize
 
 
 def _evaluate(run: Path, **values: Any) -> dict[str, Any]:
@@ -51,9 +51,11 @@ def test_a_source_and_its_shards_give_identical_probabilities(run: Path, origina
     made = read(tmp_path / "set")
     reader = Reader(tmp_path / "set", tuple(s for split in made.splits.values() for s in split.shards))
     trained = Trained(run)
-    by_shards = {j.key: j.logit for j in trained.judge(Item(r.key, r.label, r.image) for r in map(reader.__getitem__, range(len(reader))))}
-    pictures = trained.stored(open_source(str(small), tmp_path).read())
-    by_source = {j.key: j.logit for j in trained.judge(Item(name, -1, jpeg) for name, jpeg, _ in pictures)}
+    by_shards = {
+        j.key: j.logit for j in trained.predict(Item(r.key, r.label, r.image) for r in map(reader.__getitem__, range(len(reader))))
+    }
+    images = trained.stored(open_source(str(small), tmp_path).read())
+    by_source = {j.key: j.logit for j in trained.predict(Item(name, -1, jpeg) for name, jpeg, _ in images)}
     assert by_source == by_shards
     assert len(by_source) == 40
     a, b = _evaluate(run, data=str(small)), _evaluate(run, data=str(tmp_path / "set"), split="all")
@@ -61,7 +63,7 @@ def test_a_source_and_its_shards_give_identical_probabilities(run: Path, origina
     assert a["log_loss"] == pytest.approx(b["log_loss"], abs=1e-12)
 
 
-def test_pictures_that_the_model_learnt_from_are_counted(run: Path, shards: Path, drawn: Path) -> None:
+def test_images_that_the_model_learnt_from_are_counted(run: Path, shards: Path, drawn: Path) -> None:
     trained, asked = (_evaluate(run, data=str(shards), split=split) for split in ("train", "test"))
     assert (trained["learnt"], asked["learnt"]) == (trained["images"], 0)
     source = _evaluate(run, data=str(drawn))
@@ -90,12 +92,12 @@ def mixed(tmp_path: Path, drawn: Path) -> Path:
     folder = tmp_path / "mixed"
     folder.mkdir()
     path = sorted((drawn / "rings").iterdir())[0]
-    picture = cv2.imread(str(path))
+    image = cv2.imread(str(path))
     (folder / "a.jpg").write_bytes(path.read_bytes())
-    cv2.imwrite(str(folder / "b.png"), np.dstack([picture, np.full(picture.shape[:2], 255, np.uint8)]))
-    cv2.imwrite(str(folder / "c.webp"), picture)
+    cv2.imwrite(str(folder / "b.png"), np.dstack([image, np.full(image.shape[:2], 255, np.uint8)]))
+    cv2.imwrite(str(folder / "c.webp"), image)
     (folder / "broken.jpg").write_bytes(path.read_bytes()[:600])
-    (folder / "text.jpg").write_text("not a picture")
+    (folder / "text.jpg").write_text("not an image")
     return folder
 
 
@@ -106,7 +108,7 @@ def test_predict_reads_every_format_and_names_what_it_cannot(run: Path, mixed: P
     assert rows["b.png"]["probability"] == pytest.approx(rows["a.jpg"]["probability"], abs=0.05)
     log = capsys.readouterr().out
     assert f"left out: {mixed}/broken.jpg: the JPEG is cut short or damaged" in log
-    assert f"left out: {mixed}/text.jpg: it is no picture that can be read, or damaged" in log
+    assert f"left out: {mixed}/text.jpg: it is no image that can be read, or damaged" in log
 
 
 def test_predict_prints_table_and_csv(run: Path, mixed: Path) -> None:
@@ -120,19 +122,19 @@ def test_predict_prints_table_and_csv(run: Path, mixed: Path) -> None:
 
 
 def test_predict_of_nothing_that_decodes_is_an_error(run: Path, mixed: Path) -> None:
-    with pytest.raises(UserError, match="none of its pictures decodes"):
+    with pytest.raises(UserError, match="none of its images decodes"):
         list(predict(run, [str(mixed / "broken.jpg")], build(PredictConfig, {})))
     with pytest.raises(UserError, match="no such file or folder"):
         list(predict(run, [str(mixed / "missing.jpg")], build(PredictConfig, {})))
 
 
-def test_features_draws_filters_and_maps(run: Path, mixed: Path, tmp_path: Path) -> None:
-    features(run, str(mixed / "b.png"), str(tmp_path / "f.png"))
-    picture = cv2.imread(str(tmp_path / "f.png"))
-    assert picture.shape[0] > 300
-    assert picture.std() > 5
-    with pytest.raises(UserError, match=r"the JPEG is cut short or damaged; give another picture"):
-        features(run, str(mixed / "broken.jpg"), str(tmp_path / "g.png"))
+def test_visualize_draws_filters_and_maps(run: Path, mixed: Path, tmp_path: Path) -> None:
+    visualize(run, str(mixed / "b.png"), str(tmp_path / "f.png"))
+    image = cv2.imread(str(tmp_path / "f.png"))
+    assert image.shape[0] > 300
+    assert image.std() > 5
+    with pytest.raises(UserError, match=r"the JPEG is cut short or damaged; give another image"):
+        visualize(run, str(mixed / "broken.jpg"), str(tmp_path / "g.png"))
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
