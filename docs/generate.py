@@ -11,7 +11,7 @@ from pathlib import Path
 
 from job.config.options import knobs
 from job.config.resolve import strengths
-from job.config.schema import Augment, SweepConfig
+from job.config.schema import SweepConfig
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -65,7 +65,7 @@ def configuration() -> str:
         "",
     ]
     at = (0.0, 0.25, 0.5, 0.75, 1.0)
-    columns = [strengths(Augment(augment=s)) for s in at]
+    columns = [strengths(s) for s in at]
     lines += ["| | " + " | ".join(f"{s:g}" for s in at) + " |", "|---" * (len(at) + 1) + "|"]
     lines += [f"| `--{name}` | " + " | ".join(f"{c[name]:g}" for c in columns) + " |" for name in columns[0]]
     return "\n".join(lines) + "\n"

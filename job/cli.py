@@ -67,10 +67,10 @@ def _train(config: Config, arguments: argparse.Namespace, given: set[str], stop:
         from job.train import train
 
         summary = train(config, given=given, stop=stop)
-    if summary["status"] == "interrupted":
+    if summary.status == "interrupted":
         raise Interrupted
-    if summary["status"] == "done":
-        console.log(f"validation accuracy {summary['val_accuracy']:.4f} at step {summary['best_step']:,}; model and curves in {folder}")
+    if summary.status == "done":
+        console.log(f"validation accuracy {summary.accuracy:.4f} at step {summary.best_step:,}; model and curves in {folder}")
     return DONE
 
 
@@ -111,14 +111,12 @@ def _shards(config: Config, folder: Path, stop: Stop) -> str:
 def _evaluate(config: EvaluateConfig, arguments: argparse.Namespace, given: set[str], stop: Stop) -> int:
     with _tensorflow_lines_to(None):
         from job.evaluate import evaluate, words
-        from job.runs.records import read_summary
 
         figures = evaluate(Path(arguments.run), config, stop)
     if config.evaluation.json:
         print(json.dumps(figures))
     else:
-        negative, positive = read_summary(Path(arguments.run))["classes"]
-        print(words(figures, (negative, positive)))
+        print(words(figures, figures["classes"]))
     return DONE
 
 

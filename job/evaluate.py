@@ -17,9 +17,9 @@ from job.data.shards import Reader
 from job.data.sources import open_source
 from job.errors import UserError
 from job.inference import export, plots
-from job.inference.metrics import measure, probability
 from job.inference.trained import Item, Prediction, Trained
-from job.runs.records import data_folder
+from job.metrics import measure, probability
+from job.runs.records import find_data
 from job.shutdown import Stop
 
 MISTAKES = 32  # on the image of the most confident ones
@@ -39,7 +39,7 @@ def evaluate(run: Path, config: EvaluateConfig, stop: Stop | None = None) -> dic
     """
     stop = Stop() if stop is None else stop
     trained = Trained(run, config.work.workers)
-    data, own = config.source.data, data_folder(trained.config)
+    data, own = config.source.data, find_data(run, trained.config, trained.fingerprint)
     with tempfile.TemporaryDirectory(prefix="twofold-") as scratch:
         if not data or manifest.exists(Path(data)) or manifest.unfinished(Path(data)):
             folder = Path(data) if data else own
@@ -67,7 +67,7 @@ def evaluate(run: Path, config: EvaluateConfig, stop: Stop | None = None) -> dic
     if compared and (run / export.NAME).exists():
         console.log("model.keras resizes the originals at once, without the stored JPEG between: " + export.apart(run, compared))
     mistakes.draw(run / "report" / f"mistakes-{dataset.split}.png", trained.classes, what)
-    figures = asdict(measure(labels, logits)) | {"split": dataset.split, "positive": trained.classes[1]}
+    figures = asdict(measure(labels, logits)) | {"split": dataset.split, "positive": trained.classes[1], "classes": trained.classes}
     return figures | {"chose_model": chose, "learnt": sum(sha256 in learnt for sha256 in dataset.sha256)}
 
 

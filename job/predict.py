@@ -13,8 +13,8 @@ from job.config.schema import PredictConfig
 from job.console import console
 from job.data.sources import open_source
 from job.errors import UserError
-from job.inference.metrics import probability
 from job.inference.trained import Item, Trained
+from job.metrics import probability
 from job.shutdown import Stop
 
 COLUMNS = ("file", "class", "probability")

@@ -63,18 +63,18 @@ def _job(root: Path, stop: Stop) -> dict[str, Any]:
     prepare([str(root / "images")], build(PrepareConfig, dict(out=str(root / "shards"), side=SIDE, workers=1)), stop)
     config = build(Config, dict(SETTINGS, data=str(root / "shards"), out=str(root / "run")))
     inner = Stop()
-    first = train(config, on_epoch=lambda entry: inner.set() if entry["epoch"] == 2 else None, stop=inner)
+    first = train(config, on_epoch=lambda entry: inner.set() if entry.epoch == 2 else None, stop=inner)
     stop.check()
-    if first["status"] != "interrupted":
-        raise ProofError("smoke", f"a stop was asked for, the run ended as {first['status']}", "")
+    if first.status != "interrupted":
+        raise ProofError("smoke", f"a stop was asked for, the run ended as {first.status}", "")
     console.log("smoke: stopped in the middle of an epoch; going on with the same command")
     second = train(config, stop=stop)
     stop.check()
-    if second["status"] != "done" or second["steps"] <= first["steps"]:
-        raise ProofError("smoke", f"the stopped run did not go on to its end ({second['status']})", "")
+    if second.status != "done" or second.steps <= first.steps:
+        raise ProofError("smoke", f"the stopped run did not go on to its end ({second.status})", "")
     figures = evaluate(root / "run", build(EvaluateConfig, {}), stop)
-    if abs(figures["accuracy"] - second["val_accuracy"]) > 1e-9:
-        raise ProofError("smoke", f"evaluate says {figures['accuracy']}, train said {second['val_accuracy']}", "")
+    if abs(figures["accuracy"] - second.accuracy) > 1e-9:
+        raise ProofError("smoke", f"evaluate says {figures['accuracy']}, train said {second.accuracy}", "")
     lines = list(predict(root / "run", [str(root / "images" / "rings")], build(PredictConfig, {"format": "csv"}), stop))
     rings = sum(line.split(",")[1] == "rings" for line in lines[1:])
     console.log(f"smoke: predict finds {rings:,} of {len(lines) - 1:,} rings")

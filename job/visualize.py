@@ -10,8 +10,8 @@ from job.data import pixels
 from job.data.sources import is_image, open_source
 from job.errors import UserError
 from job.inference import plots
-from job.inference.metrics import probability
 from job.inference.trained import Item, Trained
+from job.metrics import probability
 
 
 def visualize(run: Path, image: str, out: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 # What a floor is for, then its modules; a folder stands as one.
 FLOORS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("the words for what goes wrong", ("job.errors",)),
-    ("what is said, and what is asked for", ("job.console", "job.config")),
+    ("what is said, asked for and measured", ("job.console", "job.config", "job.metrics")),
     ("stops, and files that are whole or absent", ("job.shutdown", "job.storage")),
     ("the machine, and the data", ("job.machine", "job.data")),
     ("how images reach the device", ("job.feeds",)),

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest
 from sklearn.metrics import average_precision_score, brier_score_loss, confusion_matrix, log_loss, roc_auc_score
 
-from job.inference.metrics import calibration_error, measure, probability, wilson
+from job.metrics import calibration_error, measure, probability, wilson
 
 # quarters, so that many logits are equal
 PAIRS = st.lists(st.tuples(st.integers(0, 1), st.integers(-24, 24)), min_size=2, max_size=80).filter(lambda p: len({y for y, _ in p}) == 2)

@@ -244,8 +244,8 @@ np.savez(sys.argv[2], keys=list(rows), p=np.concatenate(list(rows.values())))
     )
     from job.data.manifest import read
     from job.data.shards import Reader
-    from job.inference.metrics import probability
     from job.inference.trained import Item, Trained
+    from job.metrics import probability
 
     reader = Reader(shards, read(shards).splits["validation"].shards)
     judged = {

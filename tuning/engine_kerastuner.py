@@ -19,6 +19,7 @@ from keras_tuner.errors import FailedTrialError, FatalError
 from keras_tuner.src import config as keras_tuner_config
 
 from job.errors import MachineError
+from job.runs.records import Epoch
 from tuning import trial
 from tuning.plan import Halt, Plan
 from tuning.space import Point
@@ -77,7 +78,11 @@ class _Runner:
         if parent:
             trial.inherit(self.plan.folder(parent), self.plan.folder(id))
         self.status_table.begin(id)
-        outcome = self.worker.run(self.plan.config(id, point, until), lambda entry: self.status_table.epoch(id, entry), self.tick)
+
+        def on_epoch(epoch: Epoch) -> None:
+            self.status_table.epoch(id, epoch.epoch, epoch.monitored(self.plan.monitor))
+
+        outcome = self.worker.run(self.plan.config(id, point, until), on_epoch, self.tick)
         if self.plan.fresh:
             self.worker.close()
         self.state.end(id, outcome)

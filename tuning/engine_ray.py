@@ -39,6 +39,7 @@ from optuna.trial import TrialState
 from ray import tune
 
 from job.errors import MachineError
+from job.runs.records import Epoch
 from job.shutdown import Stop
 from tuning import trial
 from tuning.plan import Halt, Plan
@@ -131,15 +132,15 @@ def search(plan: Plan, state: SweepState, status_table: StatusTable, halt: Halt,
 
 def _run(plan: Plan, id: str, point: Point | None) -> None:
     """A trial in Ray's worker. The starting configuration runs to its end: ASHA hears of it only then."""
-    monitored = f"val_{plan.monitor}"
     last: dict[str, Any] = {}
 
-    def on_epoch(entry: dict[str, Any]) -> bool:
-        last.update(epoch=entry["epoch"], score=entry[monitored])
-        if entry["epoch"] >= plan.epochs:
+    def on_epoch(epoch: Epoch) -> bool:
+        score = epoch.monitored(plan.monitor)
+        last.update(epoch=epoch.epoch, score=score)
+        if epoch.epoch >= plan.epochs:
             return False
         try:
-            tune.report({"epoch": entry["epoch"], "shown": entry[monitored]} if id == START else dict(last))
+            tune.report({"epoch": epoch.epoch, "shown": score} if id == START else dict(last))
         except SystemExit:  # how ASHA's decision arrives
             return True
         return False
@@ -172,7 +173,7 @@ class _Searcher(tune.search.Searcher):
         score = self._state.score(known)
         if known.point is None or score is None:
             return
-        values = {int(e["epoch"]): float(e[f"val_{self._plan.monitor}"]) for e in known.epochs}
+        values = {e.epoch: found for e in known.epochs if (found := e.monitored(self._plan.monitor)) is not None}
         states = dict(done=TrialState.COMPLETE, stopped=TrialState.PRUNED, failed=TrialState.FAIL)
         told = optuna.trial.create_trial(
             state=states[known.status], value=values[max(values)] if known.status == "done" else None, params=known.point,
@@ -245,8 +246,7 @@ class _Watcher(tune.Callback):
 
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any) -> None:
         if "epoch" in result:
-            entry = {"epoch": result["epoch"], f"val_{self._state.plan.monitor}": result.get("score", result.get("shown"))}
-            self._status_table.epoch(trial.config["id"], entry)
+            self._status_table.epoch(trial.config["id"], result["epoch"], result.get("score", result.get("shown")))
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self._end(trial, trial.last_result.get("outcome") or _STOPPED)
@@ -282,9 +282,9 @@ def _fill(asha: Any, plan: Plan, ended: list[Trial]) -> None:
     for bracket in asha._brackets:  # there is no public way in
         for known in ended:
             for entry in known.epochs if known.id != START else []:
-                value = entry[f"val_{plan.monitor}"]
-                if value is not None and entry["epoch"] < plan.epochs:
-                    bracket.on_result(SimpleNamespace(trial_id=f"earlier-{known.id}"), entry["epoch"], sign * value)
+                value = entry.monitored(plan.monitor)
+                if value is not None and entry.epoch < plan.epochs:
+                    bracket.on_result(SimpleNamespace(trial_id=f"earlier-{known.id}"), entry.epoch, sign * value)
 
 
 def _sampler(plan: Plan, seed: int, begun: int) -> optuna.samplers.BaseSampler:

@@ -36,11 +36,12 @@ def _table(state: SweepState) -> None:
     writer.writeheader()
     for trial in state.trials.values():
         summary = records.read_summary(plan.folder(trial.id))
+        document = {} if summary is None else summary.document()
         values = leaves(plan.searched(trial.point))
         writer.writerow(
             {
                 "trial": trial.id, "status": trial.status, "parent": trial.parent, plan.monitor: state.score(trial),
-                **{name: summary.get(name, "") for name in _FIGURES}, "epochs": trial.epochs[-1]["epoch"] if trial.epochs else 0,
+                **{name: document.get(name, "") for name in _FIGURES}, "epochs": trial.epochs[-1].epoch if trial.epochs else 0,
                 "steps": trial.steps, "seconds": round(trial.seconds, 1), "reason": trial.reason,
                 **{name: _shown(values[name]) for name in fields},
             }
@@ -65,7 +66,6 @@ def _best(state: SweepState, best: Trial) -> None:
 def draw(state: SweepState) -> None:
     """Draw the history of the best, the learning curves, and each field against the monitored figure."""
     plan = state.plan
-    monitored = f"val_{plan.monitor}"
     shown = [t for t in state.trials.values() if state.score(t) is not None]
     if not shown:
         return
@@ -80,7 +80,7 @@ def draw(state: SweepState) -> None:
     learning: Any = figure.add_subplot(grid[0, 2:], title=f"validation {name} of each trial", xlabel="epoch")
     for trial in sorted(shown, key=lambda t: t is best):
         wide = trial is best
-        at, values = [e["epoch"] for e in trial.epochs], [e[monitored] for e in trial.epochs]
+        at, values = [e.epoch for e in trial.epochs], [e.monitored(plan.monitor) for e in trial.epochs]
         learning.plot(at, values, color=_colour(trial, best), marker=".", linewidth=2 if wide else 0.8, alpha=1 if wide else 0.6)
     learning.xaxis.get_major_locator().set_params(integer=True)
     for number, dimension in enumerate(plan.space.dimensions):

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from job.config.options import Knob, convert, knobs, leaves, nearest, replace
-from job.config.resolve import resolve
+from job.config.resolve import Resolved, resolve
 from job.config.schema import Config
 from job.errors import UserError
 
@@ -84,7 +84,7 @@ class Space:
         """The configuration's values at a point."""
         return {d.name: d.value(point[d.name]) for d in self.dimensions if d.name in point}
 
-    def start(self, resolved: Config) -> Point | None:
+    def start(self, resolved: Resolved) -> Point | None:
         """The starting configuration as a point; None where it lies outside."""
         values = leaves(resolved)
         point = {d.name: d.coordinate(values[d.name]) for d in self.dimensions}

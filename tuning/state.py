@@ -9,11 +9,12 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from job.errors import UserError
 from job.runs import records
+from job.runs.records import Epoch
 from job.storage import local
 from tuning.plan import Plan
 from tuning.space import Point
@@ -38,17 +39,17 @@ class Trial:
     reason: str = ""
     inherited: int = 0
     seconds: float = 0.0
-    epochs: list[dict[str, Any]] = field(default_factory=list, repr=False)
+    epochs: list[Epoch] = field(default_factory=list, repr=False)
 
     def score(self, monitor: str, rising: bool) -> float | None:
         """The best epoch's figure."""
-        found = [e[f"val_{monitor}"] for e in self.epochs if e.get(f"val_{monitor}") is not None]
+        found = [score for e in self.epochs if (score := e.monitored(monitor)) is not None]
         return (max(found) if rising else min(found)) if found else None
 
     @property
     def steps(self) -> int:
         """Steps that this row spent."""
-        return int(self.epochs[-1]["step"]) - self.inherited if self.epochs else 0
+        return self.epochs[-1].step - self.inherited if self.epochs else 0
 
 
 class SweepState:
@@ -90,16 +91,16 @@ class SweepState:
                 )  # fmt: skip
         for trial in self.trials.values():
             self._look(trial)
-            status = records.read_summary(self.plan.folder(trial.id)).get("status")
-            if trial.status == "open" and status in ("done", "stopped"):  # ended when nobody was left to write it down
-                trial.status = str(status)
+            summary = records.read_summary(self.plan.folder(trial.id))
+            if trial.status == "open" and summary is not None and summary.status in ("done", "stopped"):
+                trial.status = summary.status
 
     def _write(self) -> None:
         rows = [{k: v for k, v in asdict(trial).items() if k != "epochs"} for trial in self.trials.values()]
         local.write_json(self._path, dict(format=FORMAT, version=VERSION, settings=self._settings, trials=rows))
 
     def _look(self, trial: Trial) -> None:
-        trial.epochs = [r for r in records.read_metrics(self.plan.folder(trial.id)) if r["kind"] == "epoch"]
+        trial.epochs = records.read_epochs(self.plan.folder(trial.id))
 
     @property
     def ended(self) -> list[Trial]:
@@ -125,7 +126,7 @@ class SweepState:
     def begin(self, id: str, point: Point | None, parent: str = "") -> Trial:
         """Write a trial down before it starts; one that is there already goes on."""
         if id not in self.trials:
-            inherited = int(self.trials[parent].epochs[-1]["step"]) if parent else 0
+            inherited = self.trials[parent].epochs[-1].step if parent else 0
             self.trials[id] = Trial(id, point, parent, inherited=inherited)
             self._write()
         self._began[id] = time.monotonic()
@@ -148,7 +149,7 @@ class SweepState:
     def best(self) -> Trial | None:
         """The best of those that ran to the end; before there is one, of all that have a figure."""
         scored = [(score, trial) for trial in self.trials.values() if (score := self.score(trial)) is not None and trial.status != "failed"]
-        whole = [(score, trial) for score, trial in scored if trial.status == "done" or trial.epochs[-1]["epoch"] >= self.plan.epochs]
+        whole = [(score, trial) for score, trial in scored if trial.status == "done" or trial.epochs[-1].epoch >= self.plan.epochs]
         ranked = sorted(whole or scored, key=lambda pair: (-pair[0] if self.plan.rising else pair[0], pair[1].id))
         return ranked[0][1] if ranked else None
 
@@ -157,8 +158,8 @@ class SweepState:
         for trial in self.ended:
             folder = self.plan.folder(trial.id)
             summary = records.read_summary(folder)
-            if summary and summary.get("status") != trial.status:
-                records.write_summary(folder, {**summary, "status": trial.status})
+            if summary is not None and summary.status != trial.status:
+                records.write_summary(folder, replace(summary, status=trial.status))
 
 
 def _text(value: Any) -> str:

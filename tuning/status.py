@@ -33,17 +33,17 @@ class StatusTable:
 
     def begin(self, id: str) -> None:
         epochs = self.state.trials[id].epochs
-        self._running[id] = (int(epochs[-1]["epoch"]), epochs[-1].get(f"val_{self.state.plan.monitor}")) if epochs else (0, None)
+        self._running[id] = (epochs[-1].epoch, epochs[-1].monitored(self.state.plan.monitor)) if epochs else (0, None)
 
-    def epoch(self, id: str, entry: dict[str, Any]) -> None:
-        self._running[id] = (int(entry["epoch"]), entry.get(f"val_{self.state.plan.monitor}"))
+    def epoch(self, id: str, epoch: int, score: float | None) -> None:
+        self._running[id] = (epoch, score)
 
     def end(self, id: str) -> None:
         """Say how a trial ended."""
         self._running.pop(id, None)
         trial = self.state.trials[id]
         score = self.state.score(trial)
-        at = f" at epoch {trial.epochs[-1]['epoch']}" if trial.epochs else ""
+        at = f" at epoch {trial.epochs[-1].epoch}" if trial.epochs else ""
         how = {"open": "interrupted", "done": "done", "stopped": "stopped"}.get(trial.status, f"failed: {trial.reason};")
         figure = "" if score is None else f", {self._monitor} {score:.4f}"
         who = ", the starting configuration" if id == START else f", from {trial.parent}" if trial.parent else ""
@@ -88,7 +88,7 @@ class StatusTable:
         scored = [t for t in state.ended if state.score(t) is not None and t.status != "failed"]
         sign = -1 if state.plan.rising else 1
         for trial in sorted(scored, key=lambda t: sign * (state.score(t) or 0.0))[:SHOWN]:
-            epoch, score = trial.epochs[-1]["epoch"], state.score(trial)
+            epoch, score = trial.epochs[-1].epoch, state.score(trial)
             table.add_row(*self._row(trial, trial.status, epoch, score), style="bold" if best and trial.id == best.id else "")
         for id, (epoch, score) in list(self._running.items()):
             table.add_row(*self._row(state.trials[id], "running", epoch, score), style="dim")

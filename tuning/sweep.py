@@ -195,7 +195,7 @@ def _settings(plan: Plan, config: SweepConfig, fingerprint: str) -> dict[str, An
 
 def _announce(plan: Plan, state: SweepState, config: SweepConfig, shards: manifest.Manifest) -> None:
     train, validation = shards.splits["train"], shards.splits["validation"]
-    steps = order.epoch_end(plan.epochs, int(resolve(plan.base, train.records).schedule.batch or 1), train.records)
+    steps = order.epoch_end(plan.epochs, resolve(plan.base, train.records).schedule.batch, train.records)
     how = plan.search + (" under ASHA" if config.sweep.engine == "ray" else "")
     console.log(
         f"sweep of {counted(plan.trials, 'trial')} of up to {plan.epochs} epochs ({steps:,} steps) on {train.records:,} images, "

@@ -21,6 +21,7 @@ from job.config.schema import Config
 from job.console import console
 from job.errors import Interrupted, JobError, MachineError, from_os_error
 from job.runs import checkpoints, records
+from job.runs.records import Epoch, Summary
 from job.shutdown import Stop
 from job.storage import local, lock
 
@@ -35,7 +36,7 @@ class Outcome:
     reason: str = ""
 
 
-def run(config: Config, on_epoch: Callable[[dict[str, Any]], Any], stop: Stop) -> Outcome:
+def run(config: Config, on_epoch: Callable[[Epoch], Any], stop: Stop) -> Outcome:
     """Train. What the libraries print goes to the run's log file.
 
     Args:
@@ -50,7 +51,7 @@ def run(config: Config, on_epoch: Callable[[dict[str, Any]], Any], stop: Stop) -
         local.make_folder(folder)
         with _output_to(folder / "log.txt"):
             try:
-                return Outcome(_train(config, on_epoch, stop)["status"])
+                return Outcome(_train(config, on_epoch, stop).status)
             except Interrupted:
                 return Outcome("interrupted")
             except JobError:
@@ -73,7 +74,7 @@ def run(config: Config, on_epoch: Callable[[dict[str, Any]], Any], stop: Stop) -
         return Outcome("failed", _words(error))
 
 
-def _train(config: Config, on_epoch: Callable[[dict[str, Any]], Any], stop: Stop) -> dict[str, Any]:
+def _train(config: Config, on_epoch: Callable[[Epoch], Any], stop: Stop) -> Summary:
     from job.train import train
 
     deadline = time.monotonic() + WAIT
@@ -131,7 +132,8 @@ def inherit(parent: Path, child: Path) -> None:
     newest = checkpoints.newest(parent / "checkpoints")
     if newest is None:
         return
-    for step in {newest.step, newest.record["best_step"]} - {None}:
+    best = newest.state.best_step
+    for step in {newest.state.step, newest.state.step if best is None else best}:
         shutil.copytree(checkpoints.path(parent / "checkpoints", step), checkpoints.path(child / "checkpoints", step))
     shutil.copy2(parent / records.METRICS, child / records.METRICS)
     shutil.copy2(parent / records.CONFIG, child / records.CONFIG)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from job.config.schema import Config
+from job.runs.records import Epoch
 from tuning import trial
 from tuning.plan import Halt
 
@@ -28,7 +29,7 @@ class Worker:
         self._process: Any = None
         self._pipe: Connection | None = None
 
-    def run(self, config: Config, on_epoch: Callable[[dict[str, Any]], None], tick: Callable[[], None]) -> trial.Outcome:
+    def run(self, config: Config, on_epoch: Callable[[Epoch], None], tick: Callable[[], None]) -> trial.Outcome:
         """Run a trial and wait for it; `tick` is called twice a second."""
         if self._process is None or not self._process.is_alive():
             self._start()
@@ -77,8 +78,8 @@ def _serve(pipe: Connection, out: Path, parent: int) -> None:
     threading.Thread(target=_die_with, args=(parent,), daemon=True).start()
     halt = Halt(out)
 
-    def on_epoch(entry: dict[str, Any]) -> None:
-        pipe.send(entry)
+    def on_epoch(epoch: Epoch) -> None:
+        pipe.send(epoch)
 
     while True:
         try:

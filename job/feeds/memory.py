@@ -9,8 +9,7 @@ import numpy.typing as npt
 
 from job.data import pixels
 from job.data.shards import Reader
-
-Batch = tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32]]
+from job.feeds.interface import Batch
 
 
 class MemoryFeed:
@@ -54,5 +53,10 @@ class MemoryFeed:
             done.result()
         return images, self._labels[numbers]
 
-    def close(self) -> None:
+    def stop(self) -> None:
+        """End the threads; the reader stays open."""
         self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def close(self) -> None:
+        self.stop()
+        self.reader.close()

@@ -10,20 +10,20 @@ from typing import Any
 import keras
 import numpy as np
 
-from job.config.schema import Config
+from job.config.resolve import Resolved
 from job.data import pixels
 from job.models.network import build_network, exported, variables_of
 
 NAME = "model.keras"
 
 
-def write(folder: Path, config: Config, weights: dict[str, Any]) -> None:
+def write(folder: Path, config: Resolved, weights: dict[str, Any]) -> None:
     """Write a run's `model.keras`, on one device whatever the training's, from weights by their paths."""
     network = build_network(config.model, config.schedule.seed)
     for path, variable in variables_of(network).items():
         variable.assign(weights[path])
     temporary = folder / ".model.tmp.keras"
-    exported(network, int(config.model.size or 0)).save(temporary)
+    exported(network, config.model.size).save(temporary)
     os.replace(temporary, folder / NAME)
 
 

@@ -9,8 +9,9 @@ import numpy as np
 import tensorflow as tf
 
 from job.feeds import prefetch
-from job.feeds.memory import Batch, MemoryFeed
+from job.feeds.interface import Batch, Feed
 from job.machine import strategy
+from job.metrics import Metrics, measure
 from job.models.network import Network, variables_of
 
 BATCH = 128  # always the same, so that an image's figure does not depend on how many there are
@@ -41,13 +42,13 @@ class Inference:
         parts = self._run(strategy.divide(self.distribution, padded))
         return strategy.gather(self.distribution, parts)[: len(images)]
 
-    def over(self, squares: MemoryFeed, advance: Callable[[int], None] = lambda count: None) -> tuple[Any, Any]:
+    def over(self, feed: Feed, advance: Callable[[int], None] = lambda count: None) -> tuple[Any, Any]:
         """Labels and logits, float32 [n] each, of all records in their order."""
-        bounds = range(0, len(squares), self.batch)
+        bounds = range(0, len(feed), self.batch)
 
         def make(number: int) -> Batch:
             first = bounds[number]
-            return squares.gather(np.arange(first, min(first + self.batch, len(squares))))
+            return feed.gather(np.arange(first, min(first + self.batch, len(feed))))
 
         labels, logits = [], []
         for images, truth in prefetch.ahead(make, 0, len(bounds)):
@@ -55,3 +56,8 @@ class Inference:
             logits.append(self.logits(images))
             advance(len(images))
         return np.concatenate(labels), np.concatenate(logits)
+
+
+def validate(inference: Inference, feed: Feed) -> Metrics:
+    """The metrics of the weights loaded, over all images of a feed."""
+    return measure(*inference.over(feed))

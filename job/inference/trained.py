@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from job.config.options import build, read_toml, replace
-from job.config.schema import Config
+from job.config.options import replace
+from job.config.resolve import resolve
 from job.data import pixels
 from job.errors import UserError
 from job.inference.forward import Inference
@@ -49,24 +49,26 @@ class Trained:
         Raises:
             UserError: the folder is no run, has no checkpoint yet, or is damaged.
         """
-        if not (folder / records.CONFIG).is_file():
-            raise UserError(str(folder), "is no run folder", "name the --out of a twofold train")
+        config = records.read_config(folder)
         summary = records.read_summary(folder)
-        steps = checkpoints.steps(folder / "checkpoints")
-        best = summary.get("best_step")
-        if best is None or not steps:
+        steps = checkpoints.steps(folder / records.CHECKPOINTS)
+        if summary is None or summary.best_step is None or not steps:
             raise UserError(str(folder), "this run has finished no epoch yet", "train on, then ask again")
-        config = replace(build(Config, read_toml(folder / records.CONFIG, Config)), replicas=1, precision="float32", out=str(folder))
-        self.config, chosen = devices.set_up(replace(config, gpus="auto", threads=None, xla=False))
-        self.folder, self.step, self.finished = folder, int(best), summary.get("status") == "done"
-        self.classes: tuple[str, str] = tuple(summary["classes"])
-        self.size, self.side = int(self.config.model.size or 0), self.config.prepare.side
+        config = replace(config, replicas=1, precision="float32")
+        chosen = devices.choose(replace(config, gpus="auto", threads=None, xla=False, memory=None))
+        self.config = resolve(replace(config, threads=chosen.hardware.threads), hardware=chosen.hardware)
+        devices.set_up(self.config, chosen)
+        self.folder, self.step, self.finished = folder, summary.best_step, summary.status == "done"
+        self.classes: tuple[str, str] = summary.classes
+        self.size, self.side = self.config.model.size, self.config.prepare.side
         self.workers = workers or devices.cores()
         distribution = strategy.build(chosen.gpus, 1)
         with distribution.scope():
             self.network = build_network(self.config.model, self.config.schedule.seed)
         self.inference = Inference(self.network, distribution)
-        self.inference.load(checkpoints.inference_weights(checkpoints.load(folder / "checkpoints", self.step).arrays))
+        best = checkpoints.load(folder / records.CHECKPOINTS, self.step)
+        self.fingerprint = best.state.fingerprint
+        self.inference.load(checkpoints.inference_weights(best.arrays, best.state.logit_shift))
 
     def predict(self, items: Iterable[Item]) -> Iterator[Prediction]:
         """Classify images, in their order."""

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from job.config.resolve import gpus
+from job.config.resolve import Hardware, Resolved, gpus
 from job.config.schema import Config
-from job.errors import MachineError, UserError
+from job.errors import MachineError
 from job.machine import cgroup
 
 
@@ -106,24 +106,12 @@ def choose_precision(asked: str | None, chosen: Sequence[Gpu], cpu_flags: str, o
     return (asked, "as configured") if asked else (best, device)
 
 
-def batch_share(batch: int, replicas: int) -> int:
-    """Images of a batch for each replica.
-
-    Raises:
-        UserError: it does not divide, naming the nearest that do.
-    """
-    if batch % replicas:
-        below, above = batch // replicas * replicas, -(-batch // replicas) * replicas
-        nearest = f"{below} or {above}" if below else str(above)
-        raise UserError("--batch", f"{batch} does not divide over {replicas} replicas", f"use {nearest}")
-    return batch // replicas
-
-
 @dataclass(frozen=True)
 class Devices:
     """What a run uses: the GPUs, or none for the CPU. `asked` is what `--gpus` said."""
 
     gpus: list[Gpu]
+    hardware: Hardware
     precision_reason: str
     asked: str
 
@@ -134,22 +122,15 @@ class Devices:
         return "CPU (no GPU found)" if self.asked == "auto" else "CPU"
 
 
-def set_up(config: Config) -> tuple[Config, Devices]:
-    """Set TensorFlow up for a run and resolve what depends on the machine.
-
-    Must come before TensorFlow's first operation; in a process that has run one already, what is set must agree.
+def choose(config: Config) -> Devices:
+    """Choose the devices of a run, and resolve what depends on the machine.
 
     Raises:
-        MachineError: the devices or the precision asked for are not there.
-        UserError: the batch does not divide over the replicas.
+        MachineError: the devices, the precision or the memory asked for are not there.
     """
-    from job.config.options import replace
-
     machine = config.machine
-    if machine.precision is not None and machine.precision == "bfloat16" and os.environ.get("TF_ENABLE_ONEDNN_OPTS") == "0":
-        choose_precision("bfloat16", [], "", onednn=False)
-    import tensorflow as tf
-
+    if machine.precision == "bfloat16" and os.environ.get("TF_ENABLE_ONEDNN_OPTS") == "0":
+        choose_precision("bfloat16", [], "", onednn=False)  # before TensorFlow is imported, which takes seconds
     chosen = select(machine.gpus, present())
     replicas = machine.replicas or max(1, len(chosen))
     if chosen and len(chosen) < replicas:
@@ -157,17 +138,35 @@ def set_up(config: Config) -> tuple[Config, Devices]:
             f"--gpus {machine.gpus}", f"{len(chosen)} GPUs for {replicas} replicas", f"use --replicas {len(chosen)} or more GPUs"
         )
     chosen = chosen[:replicas]
-    batch_share(int(config.schedule.batch or 0), replicas)
     onednn = os.environ.get("TF_ENABLE_ONEDNN_OPTS", "1") != "0"
     precision, reason = choose_precision(machine.precision, chosen, _cpu_flags(), onednn)
-    threads = machine.threads or cores()
-    deterministic = not chosen and not machine.xla if machine.deterministic is None else machine.deterministic
-    _configure(tf, chosen, replicas, threads, deterministic)
-    config = replace(
-        config, replicas=replicas, precision=precision, threads=threads, deterministic=deterministic,
-        workers=config.work.workers or cores(),
+    hardware = Hardware(
+        replicas=replicas, precision=precision, deterministic=not chosen and not machine.xla, threads=machine.threads or cores(),
+        workers=config.work.workers or cores(), memory=_feed_memory(config.feed.memory),
     )  # fmt: skip
-    return config, Devices(chosen, reason, machine.gpus)
+    return Devices(chosen, hardware, reason, machine.gpus)
+
+
+def _feed_memory(asked: float | None) -> float:
+    """GiB for decoded images: what is asked for, or half of what is free."""
+    free = free_memory() / 2**30
+    if asked is not None and asked > free:
+        raise MachineError("--memory", f"{asked:g} GiB asked for, {free:.1f} GiB are free", "give less")
+    return free / 2 if asked is None else asked
+
+
+def set_up(config: Resolved, devices: Devices) -> None:
+    """Set TensorFlow up for a run.
+
+    Must come before TensorFlow's first operation; in a process that has run one already, what is set must agree.
+
+    Raises:
+        MachineError: TensorFlow runs already with other settings.
+    """
+    import tensorflow as tf
+
+    machine = config.machine
+    _configure(tf, devices.gpus, machine.replicas, machine.threads, machine.deterministic)
 
 
 def present() -> list[Gpu]:

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
-from job.config import schema
+from job.config import resolve
 from job.models.layers import Layers
 
 FIRST = "block1_conv1"
 FROZEN: frozenset[str] = frozenset()
 
 
-def body(x: Any, options: schema.Model, layers: Layers) -> tuple[Any, tuple[str, ...]]:
+def body(x: Any, options: resolve.Model, layers: Layers) -> tuple[Any, tuple[str, ...]]:
     """Images to features, and the names of the layers that end a stage."""
     stages = []
-    for block, filters in enumerate(options.filters or (), 1):
+    for block, filters in enumerate(options.filters, 1):
         for number in range(1, options.depth + 1):
             name = f"block{block}_conv{number}"
             x = layers.conv(x, filters, options.kernel, name, bias=not options.batchnorm)

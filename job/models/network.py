@@ -12,7 +12,7 @@ from typing import Any
 
 import keras
 
-from job.config import schema
+from job.config import resolve
 from job.models.layers import Layers
 
 
@@ -31,7 +31,7 @@ class Network:
     frozen: frozenset[str]
 
 
-def build_network(options: schema.Model, seed: int, precision: str | None = None) -> Network:
+def build_network(options: resolve.Model, seed: int, precision: str | None = None) -> Network:
     """Build a network, to train in `precision`, or for inference where that is None. Weights come from (seed, path)."""
     if options.model == "classic":
         from job.models import classic as chosen

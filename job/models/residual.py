@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from job.config import schema
+from job.config import resolve
 from job.models.layers import Layers
 
 STEM = 36  # filters: 18 leading directions of the 27 in a 3x3 RGB patch, with both signs
@@ -22,11 +22,11 @@ FIRST = "stem"
 FROZEN = frozenset({"stem/kernel"})
 
 
-def body(x: Any, options: schema.Model, layers: Layers) -> tuple[Any, tuple[str, ...]]:
+def body(x: Any, options: resolve.Model, layers: Layers) -> tuple[Any, tuple[str, ...]]:
     """Images to features, and the names of the layers that end a stage."""
     x = layers.relu(layers.conv(x, STEM, 3, "stem", strides=2, bias=True), "stem_relu")
     stages = []
-    for stage, filters in enumerate(options.filters or (), 1):
+    for stage, filters in enumerate(options.filters, 1):
         x = layers.conv(x, filters, options.kernel, f"stage{stage}_conv")
         x = layers.pool(x, f"stage{stage}_pool")
         x = layers.relu(layers.norm(x, f"stage{stage}_norm"), f"stage{stage}_relu")

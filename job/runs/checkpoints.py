@@ -1,14 +1,13 @@
 """Checkpoints: each a folder that is whole or absent, with a hash; a damaged one is passed over with a warning.
 
 `checkpoints/step-00000123/` holds `state.npz` (every variable by name) and `checkpoint.json` (step, hash, and the
-loop's own record). It is written under another name and renamed into place.
+state beside the variables). It is written under another name and renamed into place; where the same step is written
+once more, the one before stays readable as `.step-00000123.old` until the new one is in place.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import zipfile
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -19,48 +18,48 @@ import numpy as np
 
 from job.console import console
 from job.errors import UserError
+from job.runs.state import State
 from job.storage import local
 
-FORMAT, VERSION = "twofold-checkpoint", 1
+FORMAT, VERSION = "twofold-checkpoint", 2
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The state at a step: `arrays` by name, `record` as the loop left it."""
+    """The variables by name, and the state beside them, after `state.step` steps."""
 
-    step: int
     arrays: dict[str, Any]
-    record: dict[str, Any]
+    state: State
 
 
 def save(folder: Path, checkpoint: Checkpoint) -> int:
     """Write a checkpoint; returns its bytes."""
     local.make_folder(folder)
-    target = path(folder, checkpoint.step)
-    temporary = folder / f".{target.name}.tmp"
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir()
-    state = temporary / "state.npz"
-    with state.open("wb") as file:
+    step = checkpoint.state.step
+    target, replaced = folder / _name(step), folder / f".{_name(step)}.old"
+    temporary = folder / f".{_name(step)}.tmp"
+    local.remove_tree(temporary)
+    temporary.mkdir(exist_ok=True)
+    arrays = temporary / "state.npz"
+    with arrays.open("wb") as file:
         np.savez(file, **checkpoint.arrays)
         file.flush()
         local.sync(file.fileno())
-    document = dict(format=FORMAT, version=VERSION, step=checkpoint.step, sha256=local.sha256_of(state), record=checkpoint.record)
+    document = dict(format=FORMAT, version=VERSION, step=step, sha256=local.sha256_of(arrays), state=checkpoint.state.document())
     local.write_json(temporary / "checkpoint.json", document)
-    replaced = folder / f".{target.name}.old"
     if target.exists():  # the same step once more, after a stop between its end and its validation
-        shutil.rmtree(replaced, ignore_errors=True)
-        os.rename(target, replaced)
-    os.rename(temporary, target)
+        local.remove_tree(replaced)
+        local.rename(target, replaced)
+    local.rename(temporary, target)
     local.sync_folder(folder)
-    shutil.rmtree(replaced, ignore_errors=True)
+    local.remove_tree(replaced)
     return sum(file.stat().st_size for file in target.iterdir())
 
 
 def steps(folder: Path) -> list[int]:
     """The steps that have a checkpoint, newest first."""
-    found = [int(place.name[5:]) for place in folder.glob("step-*") if place.name[5:].isdigit()]
-    return sorted(found, reverse=True)
+    names = {place.name for place in folder.glob("step-*")} | {place.name[1:-4] for place in folder.glob(".step-*.old")}
+    return sorted((int(name[5:]) for name in names if name[5:].isdigit()), reverse=True)
 
 
 def load(folder: Path, step: int) -> Checkpoint:
@@ -78,7 +77,7 @@ def load(folder: Path, step: int) -> Checkpoint:
             raise ValueError("its hash differs")
         with np.load(place / "state.npz", allow_pickle=False) as state:
             arrays = {name: state[name] for name in state.files}
-        return Checkpoint(step, arrays, document["record"])
+        return Checkpoint(arrays, State.read(document["state"]))
     except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
         raise UserError(str(place), f"the checkpoint is damaged ({error})", "use another one, or a new --out") from None
 
@@ -100,19 +99,33 @@ def newest(folder: Path) -> Checkpoint | None:
     return None
 
 
-def prune(folder: Path, keep: Collection[int]) -> None:
+def prune(folder: Path, keep: Collection[int | None]) -> None:
     """Delete the checkpoints of other steps."""
     for step in steps(folder):
         if step not in keep:
-            shutil.rmtree(path(folder, step))
+            local.remove_tree(path(folder, step))
 
 
 def path(folder: Path, step: int) -> Path:
-    """The folder of a step's checkpoint."""
-    return folder / f"step-{step:08d}"
+    """The folder of a step's checkpoint; the one before, where a crash left no other."""
+    target, replaced = folder / _name(step), folder / f".{_name(step)}.old"
+    return replaced if replaced.exists() and not target.exists() else target
 
 
-def inference_weights(arrays: dict[str, Any]) -> dict[str, Any]:
-    """Path to array of the weights that are validated: the averages where there are any, else the weights."""
+def _name(step: int) -> str:
+    return f"step-{step:08d}"
+
+
+def inference_weights(arrays: dict[str, Any], logit_shift: float) -> dict[str, Any]:
+    """Path to array of the weights for inference: the averages where there are any, else the weights.
+
+    Args:
+        arrays: a checkpoint's.
+        logit_shift: what class weights add to the log odds. It is taken back here, in the head's bias, so that
+            probabilities are those of the training data's own class balance wherever these weights are used.
+    """
     chosen = {name.removeprefix("weights/"): value for name, value in arrays.items() if name.startswith("weights/")}
-    return chosen | {name.removeprefix("average/"): value for name, value in arrays.items() if name.startswith("average/")}
+    chosen |= {name.removeprefix("average/"): value for name, value in arrays.items() if name.startswith("average/")}
+    if logit_shift:
+        chosen["head/bias"] = chosen["head/bias"] - np.float32(logit_shift)
+    return chosen

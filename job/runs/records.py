@@ -3,25 +3,107 @@
 from __future__ import annotations
 
 import json
+import math
+import os
 import platform
 import subprocess
+from dataclasses import asdict, dataclass
+from dataclasses import fields as dataclass_fields
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from job import __version__
-from job.config.options import to_toml
+from job.config.options import build, read_toml, to_toml
+from job.config.resolve import Resolved
 from job.config.schema import Config
 from job.data import manifest
+from job.errors import UserError
 from job.machine.devices import Devices, cores
-from job.storage import local
+from job.metrics import Metrics
+from job.storage import local, lock
 
-CONFIG, METRICS, SUMMARY = "config.toml", "metrics.jsonl", "summary.json"
+CONFIG, METRICS, SUMMARY, LOG = "config.toml", "metrics.jsonl", "summary.json", "log.txt"
+DATA, CHECKPOINTS = "data", "checkpoints"  # folders
 PACKAGES = ("tensorflow", "tensorflow-cpu", "keras", "numpy", "opencv-python-headless", "protobuf")
 
 
+@dataclass(frozen=True, kw_only=True)
+class Epoch:
+    """The record of an epoch: how training went in it, and the metrics of validation at its end.
+
+    `step` is the last step, `seconds` those of the run so far, `train_loss` as trained: augmented, smoothed, weighted.
+    """
+
+    epoch: int
+    step: int
+    train_loss: float
+    train_accuracy: float
+    learning_rate: float
+    images_per_second: float
+    seconds: float
+    validation: Metrics
+
+    def monitored(self, monitor: str) -> float | None:
+        """The metric of validation that `--monitor` names; None where it needs both classes, or is not a number."""
+        value = getattr(self.validation, monitor)
+        return None if value is None or not math.isfinite(value) else float(value)
+
+    def fields(self) -> dict[str, Any]:
+        """As `metrics.jsonl` and `history.csv` have it: flat, the metrics of validation with `val_` before their names."""
+        own = {name: value for name, value in asdict(self).items() if name not in ("validation", "step")}
+        return own | _validated(self.validation)
+
+    @classmethod
+    def read(cls, record: dict[str, Any]) -> Epoch:
+        own = {field.name: record[field.name] for field in dataclass_fields(cls) if field.name != "validation"}
+        return cls(**own, validation=_validation(record))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary:
+    """How a run stands, as in `summary.json`. The metrics are those of the best epoch, on validation.
+
+    `status` is `running`, `interrupted`, `stopped`, `failed` or `done` (`planned` and `shown` are never written).
+    `updated` are seconds since 1970; `process` is who wrote it: whether a `running` run still runs, `is_running` says.
+    """
+
+    status: str
+    steps: int = 0
+    epochs: int = 0
+    seconds: float = 0.0
+    images_per_second: float = 0.0
+    best_step: int | None = None
+    parameters: int = 0
+    classes: tuple[str, str] = ("", "")
+    model: str = ""
+    precision: str = ""
+    fingerprint: str = ""
+    updated: float = 0.0
+    process: str = ""
+    validation: Metrics | None = None
+
+    @property
+    def accuracy(self) -> float:
+        """Accuracy on validation; not a number before the first epoch's end."""
+        return math.nan if self.validation is None else self.validation.accuracy
+
+    def document(self) -> dict[str, Any]:
+        """As `summary.json` has it: flat."""
+        own = {name: value for name, value in asdict(self).items() if name != "validation"}
+        return own | ({} if self.validation is None else _validated(self.validation))
+
+
+def _validated(metrics: Metrics) -> dict[str, Any]:
+    return {f"val_{name}": value for name, value in asdict(metrics).items()}
+
+
+def _validation(document: dict[str, Any]) -> Metrics:
+    return Metrics(**{field.name: document[f"val_{field.name}"] for field in dataclass_fields(Metrics)})
+
+
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """The records so far; a last line that a kill cut short is left out."""
+    """The records so far, of steps and of epochs; a last line that a kill cut short is left out."""
     path = folder / METRICS
     records = []
     for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
@@ -32,23 +114,70 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
     return records
 
 
+def read_epochs(folder: Path) -> list[Epoch]:
+    """The epochs so far."""
+    return [Epoch.read(record) for record in read_metrics(folder) if record["kind"] == "epoch"]
+
+
 def write_config(folder: Path, config: Config) -> None:
     local.write_atomic(folder / CONFIG, to_toml(config))
 
 
-def write_summary(folder: Path, summary: dict[str, Any]) -> None:
-    local.write_json(folder / SUMMARY, summary)
+def read_config(folder: Path) -> Config:
+    """The configuration that a run was started with.
+
+    Raises:
+        UserError: the folder is not a run's, or its configuration is damaged.
+    """
+    if not (folder / CONFIG).is_file():
+        raise UserError(str(folder), "is not a run folder", "name the --out of a twofold train")
+    config: Config = build(Config, read_toml(folder / CONFIG, Config))
+    return config
 
 
-def read_summary(folder: Path) -> dict[str, Any]:
-    """The summary; empty where there is none yet."""
+def write_summary(folder: Path, summary: Summary) -> None:
+    local.write_json(folder / SUMMARY, summary.document())
+
+
+def read_summary(folder: Path) -> Summary | None:
+    """The summary; None where there is none yet, or it is damaged: what counts is in the checkpoints."""
     try:
-        return dict(json.loads((folder / SUMMARY).read_text(encoding="utf-8")))
-    except (FileNotFoundError, ValueError):
-        return {}
+        document = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
+        own = {field.name: document[field.name] for field in dataclass_fields(Summary) if field.name in document}
+        validation = _validation(document) if "val_log_loss" in document else None
+        return Summary(**{**own, "classes": tuple(document["classes"]), "validation": validation})
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return None
 
 
-def write_environment(folder: Path, config: Config, devices: Devices) -> None:
+def is_running(folder: Path) -> bool:
+    """Whether a process holds the run folder now. A run that says `running` and is not was killed: rerun it to resume."""
+    return lock.holder(folder) is not None
+
+
+def find_data(folder: Path, config: Config | Resolved, fingerprint: str = "") -> Path:
+    """Where a run's shards are, also after the run, its data or the folder around both was moved.
+
+    Args:
+        folder: the run's, where it is now.
+        config: its configuration; `source.data` and `output.out` say where they were.
+        fingerprint: the data set's; empty where it is not known yet.
+
+    Returns:
+        The first place that holds that data set, else what `--data` names.
+    """
+    named, was = Path(config.source.data), Path(config.output.out)
+    places = [folder / DATA] if not config.source.data else [named.absolute(), folder / DATA]
+    if named.is_absolute() and was.is_absolute():
+        places.append(Path(os.path.normpath(folder.absolute() / os.path.relpath(named, was))))
+    places.append(folder.absolute().parent / named.name)
+    there = [place for place in dict.fromkeys(places) if manifest.exists(place)]
+    if not fingerprint:
+        return there[0] if there else places[0]
+    return next((place for place in there if manifest.read(place).fingerprint == fingerprint), there[0] if there else places[0])
+
+
+def write_environment(folder: Path, config: Resolved, devices: Devices) -> None:
     """Write `environment.json`: versions, device, precision and its reason, git revision."""
     versions = {}
     for package in PACKAGES:
@@ -84,10 +213,3 @@ def _revision() -> str | None:
     except (OSError, subprocess.TimeoutExpired):
         return None
     return revision.stdout.strip() + ("+" if changed.stdout.strip() else "") if revision.returncode == 0 else None
-
-
-def data_folder(config: Config) -> Path:
-    """Where a run's shards are: what `--data` names, or what was prepared from it in the run folder."""
-    named = Path(config.source.data)
-    own = Path(config.output.out) / "data"
-    return named.absolute() if manifest.exists(named) or not own.exists() else own.absolute()

@@ -77,3 +77,12 @@ def size(count: float) -> str:
             return f"{count:.0f} {unit}" if unit == "bytes" else f"{count:.1f} {unit}"
         count /= 1000
     return f"{count:.1f} TB"
+
+
+def rename(old: Path, new: Path) -> None:
+    os.replace(old, new)
+
+
+def remove_tree(path: Path) -> None:
+    """Delete a folder and all in it, if it is there."""
+    shutil.rmtree(path, ignore_errors=True)

@@ -38,3 +38,16 @@ def only_writer(folder: Path) -> Iterator[None]:
         yield
     finally:
         file.close()
+
+
+def holder(folder: Path) -> str | None:
+    """Who holds a folder now; None where nobody does, or where the file system has no locks."""
+    try:
+        with (folder / ".lock").open("r", encoding="utf-8") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return file.read().strip() or "another process"
+    except OSError:
+        pass
+    return None

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from job.config.schema import Augment
+from job.config.resolve import Augment
 
 COLUMNS = 16  # of noise, for each image
 _LARGEST_RATIO = math.log(4 / 3)
@@ -27,7 +27,7 @@ def augment(images: Any, labels: Any, noise: Any, options: Augment, size: int) -
     Args:
         images: uint8 [B, S, S, 3].
         labels: float32 [B].
-        noise: float32 [B, COLUMNS] in [0, 1).
+        noise: float32 [B, at least COLUMNS] in [0, 1); the columns after these are the network's.
         options: the settings, resolved.
         size: T.
 
@@ -35,15 +35,15 @@ def augment(images: Any, labels: Any, noise: Any, options: Augment, size: int) -
         float32 [B, T, T, 3] in 0..255, and labels, float32 [B], mixed as the images are.
     """
     column = [noise[:, k] for k in range(COLUMNS)]
-    images = _crop(tf.cast(images, tf.float32), column[0:5], float(options.crop or 1), float(options.flip or 0), size)
+    images = _crop(tf.cast(images, tf.float32), column[0:5], options.crop, options.flip, size)
     if options.rotate:
         images = _rotate(images, (2 * column[5] - 1) * math.radians(options.rotate), size)
     if options.brightness or options.contrast or options.saturation:
         images = _colour(images, column[6:9], options)
     if options.erase:
-        images = _erase(images, column[9:13], float(options.erase), size)
+        images = _erase(images, column[9:13], options.erase, size)
     if options.mixup:
-        images, labels = _mixup(images, labels, column[13], float(options.mixup))
+        images, labels = _mixup(images, labels, column[13], options.mixup)
     return images, labels
 
 
@@ -105,9 +105,7 @@ def _rotate(images: Any, angle: Any, size: int) -> Any:
 def _colour(images: Any, random: list[Any], options: Augment) -> Any:
     """Brightness, contrast about the image's mean, saturation about its grey; each factor uniform about 1."""
     settings = (options.brightness, options.contrast, options.saturation)
-    brightness, contrast, saturation = (
-        (1 + float(most or 0) * (2 * u - 1))[:, None, None, None] for most, u in zip(settings, random, strict=True)
-    )
+    brightness, contrast, saturation = ((1 + most * (2 * u - 1))[:, None, None, None] for most, u in zip(settings, random, strict=True))
     images = images * brightness
     mean = tf.reduce_mean(images, axis=[1, 2, 3], keepdims=True)
     images = mean + (images - mean) * contrast

@@ -12,10 +12,10 @@ from typing import Any
 
 import tensorflow as tf
 
-from job.config.schema import Optimizer
+from job.config.resolve import Optimizer
 
-# Learning rates and decay beside Muon's own rate, for what Muon does not orthogonalise (recipe measured at 0.05)
-_VECTOR_SHARE, _HEAD_SHARE, _HEAD_DECAY = 0.2, 0.04, 0.05
+# Learning rates beside Muon's own, for what Muon does not orthogonalise (recipe measured at 0.05)
+_VECTOR_SHARE, _HEAD_SHARE = 0.2, 0.04
 _BETA2, _EPSILON = 0.99, 1e-8
 
 
@@ -28,8 +28,8 @@ class Rule:
 
 
 def rules(options: Optimizer, paths: Sequence[str], ranks: Sequence[int]) -> list[Rule]:
-    """A rule for each variable, by its path and rank."""
-    decay = float(options.weight_decay or 0)
+    """A rule for each variable, by its path and rank. Under Muon the decay is the head's alone: its kernels are kept at a fixed norm."""
+    decay = options.weight_decay
     made = []
     for path, rank in zip(paths, ranks, strict=True):
         kernel_decay = decay if rank > 1 else 0.0
@@ -40,9 +40,9 @@ def rules(options: Optimizer, paths: Sequence[str], ranks: Sequence[int]) -> lis
         elif options.optimizer == "adamw":
             made.append(_adam(options.momentum, 0.999, 1.0, kernel_decay, decoupled=True))
         elif rank == 4 or (rank == 2 and not path.startswith("head/")):
-            made.append(_muon(options.momentum, kernel_decay))
+            made.append(_muon(options.momentum))
         elif rank == 2:
-            made.append(_adam(options.momentum, _BETA2, _HEAD_SHARE, decay or _HEAD_DECAY, decoupled=True))
+            made.append(_adam(options.momentum, _BETA2, _HEAD_SHARE, decay, decoupled=True))
         else:
             made.append(_adam(options.momentum, _BETA2, _VECTOR_SHARE, 0.0, decoupled=True))
     return made
@@ -75,7 +75,7 @@ def _adam(beta1: float, beta2: float, share: float, decay: float, decoupled: boo
     return Rule(("first", "second"), apply)
 
 
-def _muon(momentum: float, decay: float) -> Rule:
+def _muon(momentum: float) -> Rule:
     """Muon (Jordan et al. 2024) on a kernel seen as [height * width * in, out].
 
     The weight is kept at Frobenius norm sqrt(min(rows, columns)), so that the rate alone sets the angle turned.
@@ -86,7 +86,7 @@ def _muon(momentum: float, decay: float) -> Rule:
         rows = value.shape.num_elements() // columns
         velocity = momentum * slots[0] + gradient
         direction = orthogonalise(tf.reshape(gradient + momentum * velocity, [rows, columns]))
-        moved = value - lr * (tf.reshape(direction, value.shape) + decay * value)
+        moved = value - lr * tf.reshape(direction, value.shape)
         return moved * (min(rows, columns) ** 0.5 / (tf.norm(moved) + 1e-7)), [velocity]
 
     return Rule(("velocity",), apply)

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Collection
 from pathlib import Path
 
-from job.config.options import build, knobs, leaves, read_toml
+from job.config.options import build, knobs, leaves
 from job.config.schema import Config
 from job.console import console
+from job.data import manifest
 from job.errors import UserError
-from job.runs.records import CONFIG
+from job.runs.records import CONFIG, DATA, Summary, find_data, read_config
 
 CHANGEABLE = ("precision", "replicas", "threads")  # they change bits, not what is computed
 
@@ -18,6 +19,30 @@ def given_of(config: Config) -> set[str]:
     """The knobs that differ from their defaults: what counts as given where no command line says so."""
     defaults = leaves(Config())
     return {name for name, value in leaves(config).items() if value != defaults[name]}
+
+
+def configuration(folder: Path, config: Config, given: Collection[str], before: Summary | None) -> tuple[Config, Path]:
+    """The configuration of this start, and the folder of its shards.
+
+    Args:
+        given: the options that the user set for this start.
+        before: the summary that an earlier start left.
+
+    Raises:
+        UserError: an option that shapes the weights differs from the run's, or the run's data set is not found.
+    """
+    if not (folder / CONFIG).exists():
+        return config, find_data(folder, config)
+    stored = read_config(folder)
+    merged = merge(folder, config, given)
+    if "data" in given and manifest.exists(Path(config.source.data)):
+        return merged, Path(config.source.data).absolute()
+    data = find_data(folder, stored, "" if before is None else before.fingerprint)
+    if not manifest.exists(data) and not manifest.unfinished(data):
+        raise UserError(str(data), "the data set of this run is not found there", "give its folder with --data")
+    if data != folder / DATA and str(data) != stored.source.data:
+        console.log(f"the data set of this run is found in {data}")
+    return merged, data
 
 
 def merge(folder: Path, config: Config, given: Collection[str]) -> Config:
@@ -29,7 +54,7 @@ def merge(folder: Path, config: Config, given: Collection[str]) -> Config:
     Raises:
         UserError: a result field given now differs from the run's.
     """
-    stored = leaves(build(Config, read_toml(folder / CONFIG, Config)))
+    stored = leaves(read_config(folder))
     values = leaves(config)
     for knob in knobs(Config):
         name = knob.name

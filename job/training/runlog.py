@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from job.inference import plots
-from job.runs.records import METRICS, read_metrics
+from job.runs.records import METRICS, Epoch, read_metrics
 from job.storage import local
 
 
@@ -29,8 +29,15 @@ class RunLog:
         for record in kept:
             self._tensorboard.add(record)
 
-    def add(self, kind: str, step: int, **figures: Any) -> None:
-        """Record a logged step or an epoch, with the time of day in seconds since 1970."""
+    def add_step(self, step: int, figures: dict[str, Any]) -> None:
+        """Record a logged step."""
+        self._add("step", step, figures)
+
+    def add_epoch(self, epoch: Epoch) -> None:
+        self._add("epoch", epoch.step, epoch.fields())
+
+    def _add(self, kind: str, step: int, figures: dict[str, Any]) -> None:
+        """Record figures with the time of day in seconds since 1970."""
         record = {"kind": kind, "step": step, "time": round(time.time(), 3), **figures}
         self._file.write(json.dumps(record) + "\n")
         self._file.flush()
@@ -39,7 +46,7 @@ class RunLog:
             self.epochs.append(record)
 
     def draw(self) -> None:
-        """Write `history.csv`, a row an epoch, and `plots.png`."""
+        """Write `history.csv`, a row an epoch, and `curves.png`."""
         import pandas as pd
 
         if not self.epochs:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import bisect
 import math
 
-from job.config.schema import Config
+from job.config.resolve import Resolved
 
 
-def learning_rate(config: Config, step: int, steps: int) -> float:
+def learning_rate(config: Resolved, step: int, steps: int) -> float:
     """The learning rate of a step (from 0) of `steps`: a linear rise, then the decay asked for."""
-    options, peak = config.schedule, float(config.optimizer.lr or 0)
-    rise = round(float(options.warmup or 0) * steps)
+    options, peak = config.schedule, config.optimizer.lr
+    rise = round(options.warmup * steps)
     if step < rise:
         return peak * (step + 1) / rise
     done = (step - rise) / max(1, steps - rise)
@@ -22,12 +22,12 @@ def learning_rate(config: Config, step: int, steps: int) -> float:
     return peak
 
 
-def train_size(config: Config, step: int, steps: int) -> int:
+def train_size(config: Resolved, step: int, steps: int) -> int:
     """The square trained at in a step, px."""
-    sizes, grow_at = config.schedule.train_sizes or (), config.schedule.grow_at or ()
+    sizes, grow_at = config.schedule.train_sizes, config.schedule.grow_at
     return sizes[bisect.bisect_right([share * steps for share in grow_at], step)]
 
 
-def work(config: Config, first: int, last: int, steps: int) -> int:
+def work(config: Resolved, first: int, last: int, steps: int) -> int:
     """Pixels of an image summed over steps [first, last): what their time is about proportional to."""
     return sum(train_size(config, step, steps) ** 2 for step in range(first, last))

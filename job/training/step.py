@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from job.config.schema import Config
+from job.config.resolve import Resolved
 from job.machine import strategy
 from job.models.network import Network
 from job.training import augment, optimizers
@@ -37,7 +37,7 @@ class Step:
     `state` names every variable a checkpoint must hold.
     """
 
-    def __init__(self, config: Config, network: Network, distribution: Any, class_weights: tuple[float, float]) -> None:
+    def __init__(self, config: Resolved, network: Network, distribution: Any, class_weights: tuple[float, float]) -> None:
         self.config, self.network, self.distribution = config, network, distribution
         self.class_weights = class_weights
         model = network.model
@@ -56,6 +56,7 @@ class Step:
             self._averages = [self._variable(f"average/{v.path}", tf.convert_to_tensor(v.value)) for v in averaged]
             self._scale = self._variable("loss/scale", tf.constant(SCALE if self._scaled else 1.0))
             self._good = self._variable("loss/good_steps", tf.constant(0.0))
+            self._updates = self._variable("optimizer/updates", tf.constant(0.0)) if self._scaled else None
         compiled = {"jit_compile": True} if config.machine.xla else {}
         self._gradient = tf.function(self._gradient_of, **compiled)
         self._run = tf.function(self._on_replicas)
@@ -76,7 +77,7 @@ class Step:
             images: uint8 [batch, S, S, 3]; labels: float32 [batch]; noise: float32 [batch, columns].
             lr: the learning rate.
             step: its number from 0.
-            size: the square trained at, px.
+            size: the training resolution, px.
         """
         parts = [strategy.divide(self.distribution, part) for part in (images, labels, noise)]
         done = self._run(*parts, tf.constant(lr, tf.float32), tf.constant(step + 1, tf.float32), size)
@@ -89,6 +90,8 @@ class Step:
         trainable = [tf.convert_to_tensor(v.value) for v in self._trainable]
         moving = [tf.convert_to_tensor(v.value) for v in self._moving]
         scale = tf.convert_to_tensor(self._scale)
+        if self._updates is not None:  # a step that overflowed was no update: it must not count for Adam's bias correction
+            count = self._updates + 1
         loss, right, gradients, moved = self._gradient(images, labels, noise, trainable, moving, scale, size)
         loss, right, gradients, moved = self._exchange(loss, right, gradients, moved)
         gradients = [gradient / scale for gradient in gradients]
@@ -111,23 +114,27 @@ class Step:
 
     def _gradient_of(self, images: Any, labels: Any, noise: Any, trainable: list[Any], moving: list[Any], scale: Any, size: int) -> Any:
         """This replica's share of loss, right answers, gradients (times `scale`) and new moving statistics."""
-        options = self.config.optimizer
         augmented, targets = augment.augment(images, labels, noise, self.config.augment, size)
-        smoothing = float(options.smoothing or 0)
-        wanted = targets * (1 - smoothing) + 0.5 * smoothing
-        negative, positive = self.class_weights
-        weights = negative + (positive - negative) * targets
         watched = [t for t, v in zip(trainable, self._trainable, strict=True) if v.path not in self.network.frozen]
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(watched)
             inputs = [augmented, noise[:, augment.COLUMNS :]]
             logits, moved = self.network.model.stateless_call(trainable, moving, inputs, training=True)
-            losses = tf.nn.sigmoid_cross_entropy_with_logits(wanted, logits[:, 0])
-            loss = tf.reduce_sum(weights * losses) / float(self.config.schedule.batch or 1)
+            loss = tf.reduce_sum(self._losses(targets, logits[:, 0])) / float(self.config.schedule.batch)
             scaled = loss * scale
         gradients = tape.gradient(scaled, watched)
         right = tf.reduce_sum(tf.cast((logits[:, 0] > 0) == (targets > 0.5), tf.float32))
         return loss, right, gradients, list(moved)
+
+    def _losses(self, targets: Any, logits: Any) -> Any:
+        """Cross-entropy of each image, with label smoothing; class weights weigh each of the images that MixUp mixed by its own class."""
+        smoothing = self.config.optimizer.smoothing
+        if self.class_weights == (1.0, 1.0):
+            return tf.nn.sigmoid_cross_entropy_with_logits(targets * (1 - smoothing) + 0.5 * smoothing, logits)
+        negative, positive = self.class_weights
+        as_positive = tf.nn.sigmoid_cross_entropy_with_logits(tf.ones_like(logits) * (1 - 0.5 * smoothing), logits)
+        as_negative = tf.nn.sigmoid_cross_entropy_with_logits(tf.ones_like(logits) * 0.5 * smoothing, logits)
+        return positive * targets * as_positive + negative * (1 - targets) * as_negative
 
     def _assign(self, gradients: list[Any], moved: list[Any], finite: Any, lr: Any, count: Any) -> None:
         """The one place where training changes anything; nothing changes where `finite` is false."""
@@ -146,7 +153,7 @@ class Step:
         for variable, value in zip(self._moving, moved, strict=True):
             assign(variable.value, value)
         if self._averages:
-            decay = tf.minimum(float(self.config.optimizer.ema or 0), (1 + count) / (10 + count))
+            decay = tf.minimum(self.config.optimizer.ema, (1 + count) / (10 + count))
             for average, value in zip(self._averages, fresh + moved, strict=True):
                 assign(average, decay * average + (1 - decay) * value)
         if self._scaled:
@@ -154,6 +161,8 @@ class Step:
             grown = tf.where(good >= GROWTH_STEPS, self._scale * 2, self._scale)
             self._scale.assign(tf.where(finite, grown, tf.maximum(self._scale / 2, 1.0)))
             self._good.assign(tf.where(good >= GROWTH_STEPS, 0.0, good))
+        if self._updates is not None:
+            self._updates.assign_add(tf.cast(finite, tf.float32))
 
     def arrays(self) -> dict[str, Any]:
         """Every variable of the state as a NumPy array."""
