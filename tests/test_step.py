@@ -50,8 +50,10 @@ def test_the_comparison_finds_a_missing_all_reduce(turns: Any, tmp_path: Path) -
 
 def _step(**changes: Any) -> Step:
     values = dict(size=24, train_sizes=(24,), filters=(8,), batch=8, augment=1.0, dropout=0.2, threads=THREADS, precision="float32")
-    config = resolve(build(Config, {**values, **changes}), 1000)
-    config, chosen = devices.set_up(config)
+    asked = build(Config, {**values, **changes})
+    chosen = devices.choose(asked)
+    config = resolve(asked, 1000, chosen.hardware)
+    devices.set_up(config, chosen)
     distribution = strategy.build(chosen.gpus, 1)
     with distribution.scope():
         network = build_network(config.model, 1, config.machine.precision)
