@@ -1,7 +1,8 @@
-"""`prepare` at the size of the tests, and a data set by its bytes."""
+"""`prepare` at the size of the tests, a data set by its bytes, and a stop that comes by itself."""
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,17 @@ from job.data import manifest
 from job.prepare import prepare
 from job.shutdown import Stop
 from job.storage import local
+
+
+class Soon(Stop):
+    """Set after some seconds."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__()
+        self.until = time.monotonic() + seconds
+
+    def __bool__(self) -> bool:
+        return super().__bool__() or time.monotonic() > self.until
 
 
 def prepared(source: Path | list[str], out: Path, stop: Stop | None = None, **values: Any) -> manifest.Manifest:

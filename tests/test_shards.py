@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from pathlib import Path
 
 import pytest
@@ -134,6 +135,20 @@ def test_an_index_that_is_none(tmp_path: Path, content: bytes) -> None:
     (tmp_path / shard.index).write_bytes(content)
     with pytest.raises(UserError, match="is damaged"):
         Reader(tmp_path, [shard])
+
+
+def test_a_reader_gives_its_descriptors_back(tmp_path: Path) -> None:
+    made = [write(tmp_path, f"train-{k:05d}-of-00002", [_record(k)]) for k in range(2)]
+    before = len(os.listdir("/proc/self/fd"))
+    with Reader(tmp_path, made) as reader:
+        assert reader[1] == _record(1)
+        assert len(os.listdir("/proc/self/fd")) == before + 2
+    reader.close()
+    assert len(os.listdir("/proc/self/fd")) == before
+    (tmp_path / made[1].file).unlink()
+    with pytest.raises(FileNotFoundError):
+        Reader(tmp_path, made)
+    assert len(os.listdir("/proc/self/fd")) == before
 
 
 def test_an_index_of_another_shard(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import struct
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import google_crc32c
 import numpy as np
@@ -131,12 +131,21 @@ def write(folder: Path, name: str, records: Iterable[Record]) -> Shard:
 
 
 class Reader:
-    """Direct access to the records of some shards, numbered through. Safe to use from several threads."""
+    """Direct access to the records of some shards, numbered through. Safe to use from several threads.
+
+    It holds a descriptor for each shard until `close`, or the end of its `with`.
+    """
 
     def __init__(self, folder: Path, shards: Sequence[Shard]) -> None:
         self._paths = [folder / shard.file for shard in shards]
         self._places = [self._read_index(folder, shard) for shard in shards]
-        self._files = [os.open(path, os.O_RDONLY) for path in self._paths]
+        self._files: list[int] = []
+        try:
+            for path in self._paths:
+                self._files.append(os.open(path, os.O_RDONLY))
+        except OSError:
+            self.close()
+            raise
         self._starts = np.cumsum([0] + [len(places) for places in self._places])
 
     @staticmethod
@@ -172,6 +181,13 @@ class Reader:
         return parse(data)
 
     def close(self) -> None:
-        for descriptor in self._files:
+        """Give the descriptors back; a second call does nothing. No thread may read meanwhile."""
+        files, self._files = self._files, []
+        for descriptor in files:
             os.close(descriptor)
-        self._files = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
