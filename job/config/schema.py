@@ -82,7 +82,9 @@ class Optimizer:
     )
     lr: float | None = option(None, "peak learning rate", auto="sgd 0.1, adam and adamw 0.001, muon 0.05", above=0, result=True)
     momentum: float = option(0.9, "Nesterov momentum (sgd, muon), first decay (adam, adamw)", low=0, high=0.9999, result=True)
-    weight_decay: float | None = option(None, "decay of the kernels", auto="sgd 0.0005, adamw 0.05, muon 0.05 (its head alone), adam 0", low=0, result=True)
+    weight_decay: float | None = option(
+        None, "decay of the kernels", auto="sgd 0.0005, adamw 0.05, muon 0.05 (head), adam 0", low=0, result=True
+    )
     clip: float = option(0.0, "largest global norm of the gradient; 0 is off", low=0, result=True)
     smoothing: float | None = option(None, "label smoothing", auto="0.1 (residual), 0 (classic)", low=0, high=0.5, result=True)
     class_weights: str = option("auto", "weigh the rarer class more", choices=("auto", "off"), result=True)
