@@ -6,6 +6,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+import cv2
+import numpy as np
+
 from job.config.options import build
 from job.config.schema import PrepareConfig
 from job.data import manifest
@@ -33,3 +36,17 @@ def prepared(source: Path | list[str], out: Path, stop: Stop | None = None, **va
 def bytes_of(out: Path) -> dict[str, str]:
     """Every file of a data set by its hash; the lock names the process, so it is left out."""
     return {p.relative_to(out).as_posix(): local.sha256_of(p) for p in sorted(out.rglob("*")) if p.is_file() and p.name != ".lock"}
+
+
+def draw_image(path: Path, seed: int) -> bytes:
+    """A little image, different for each seed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    cv2.imwrite(str(path), np.random.default_rng(seed).integers(0, 256, (8, 8, 3), np.uint8))
+    return path.read_bytes()
+
+
+def draw_pets(folder: Path, each: int, first: int = 0) -> Path:
+    for k in range(first, first + each):
+        draw_image(folder / "cats" / f"{k}.png", 2 * k)
+        draw_image(folder / "dogs" / f"{k}.png", 2 * k + 1)
+    return folder
