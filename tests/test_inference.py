@@ -107,8 +107,8 @@ def test_predict_reads_every_format_and_names_what_it_cannot(run: Path, mixed: P
     assert set(rows) == {"a.jpg", "b.png", "c.webp"}
     assert rows["b.png"]["probability"] == pytest.approx(rows["a.jpg"]["probability"], abs=0.05)
     log = capsys.readouterr().out
-    assert f"left out: {mixed}/broken.jpg: the JPEG is cut short or damaged" in log
-    assert f"left out: {mixed}/text.jpg: it is no image that can be read, or damaged" in log
+    assert f"left out: {mixed}/broken.jpg: the JPEG is truncated or corrupt" in log
+    assert f"left out: {mixed}/text.jpg: it is not an image that can be read, or it is corrupt" in log
 
 
 def test_predict_prints_table_and_csv(run: Path, mixed: Path) -> None:
@@ -133,7 +133,7 @@ def test_visualize_draws_filters_and_maps(run: Path, mixed: Path, tmp_path: Path
     image = cv2.imread(str(tmp_path / "f.png"))
     assert image.shape[0] > 300
     assert image.std() > 5
-    with pytest.raises(UserError, match=r"the JPEG is cut short or damaged; give another image"):
+    with pytest.raises(UserError, match=r"the JPEG is truncated or corrupt; give another image"):
         visualize(run, str(mixed / "broken.jpg"), str(tmp_path / "g.png"))
 
 

@@ -155,8 +155,8 @@ def test_an_image_under_both_labels_is_set_aside_on_both_sides(tmp_path: Path) -
     found = prepared(pets, tmp_path / "out", val=0, test=0, max_bad=0)
     assert found.splits["train"].classes == (5, 6)
     assert _aside(tmp_path / "out") == {
-        "cats/0.png": "the same image stands under the other class as dogs/cat.png",
-        "dogs/cat.png": "the same image stands under the other class as cats/0.png",
+        "cats/0.png": "the same image is also in the other class, as dogs/cat.png",
+        "dogs/cat.png": "the same image is also in the other class, as cats/0.png",
     }
 
 

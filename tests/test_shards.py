@@ -126,14 +126,14 @@ def test_any_damage_to_an_index_is_caught(tmp_path: Path) -> None:
                 line = ""
                 assert [reader[k] for k in range(3)] == [_record(k) for k in range(3)], f"byte {at} of the index"
                 reader.close()
-            assert not line or (line.startswith(f"{path}: is damaged (") and line.endswith("; prepare the data again"))
+            assert not line or (line.startswith(f"{path}: is corrupt (") and line.endswith("; prepare the data again"))
 
 
 @pytest.mark.parametrize("content", [b"", b"no array", b"PK\x03\x04"])
 def test_an_index_that_is_none(tmp_path: Path, content: bytes) -> None:
     shard = write(tmp_path, "train-00000-of-00001", [_record(0)])
     (tmp_path / shard.index).write_bytes(content)
-    with pytest.raises(UserError, match="is damaged"):
+    with pytest.raises(UserError, match="is corrupt"):
         Reader(tmp_path, [shard])
 
 
@@ -154,5 +154,5 @@ def test_a_reader_gives_its_descriptors_back(tmp_path: Path) -> None:
 def test_an_index_of_another_shard(tmp_path: Path) -> None:
     one = write(tmp_path, "train-00000-of-00002", [_record(0), _record(1)])
     other = write(tmp_path, "train-00001-of-00002", [_record(2)])
-    with pytest.raises(UserError, match=r"train-00001-of-00002\.index\.npy: is damaged \(1 records instead of 2\)"):
+    with pytest.raises(UserError, match=r"train-00001-of-00002\.index\.npy: is corrupt \(1 records instead of 2\)"):
         Reader(tmp_path, [dataclasses.replace(one, index=other.index)])

@@ -163,8 +163,8 @@ class Reader:
             ends = np.cumsum(places[:, 1] + (_HEADER + _FOOTER))
             if len(places) and (places[:, 1].min() < 0 or ends[-1] != shard.bytes or (places.sum(axis=1) + _FOOTER != ends).any()):
                 raise ValueError("its places do not fit the shard")
-        except Exception as error:  # NumPy's reader of a damaged header raises errors of many kinds
-            raise UserError(str(folder / shard.index), f"is damaged ({error})", "prepare the data again") from None
+        except Exception as error:  # NumPy's reader of a corrupt header raises errors of many kinds
+            raise UserError(str(folder / shard.index), f"is corrupt ({error})", "prepare the data again") from None
         return places
 
     def __len__(self) -> int:
@@ -180,7 +180,7 @@ class Reader:
         """Read one record, its CRC checked.
 
         Raises:
-            UserError: the record is damaged.
+            UserError: the record is corrupt.
         """
         shard, offset, length = self._place(number)
         framed = os.pread(self._files[shard], length + _FOOTER, offset)

@@ -1,6 +1,6 @@
 """Images in a zip, tar or tar.gz, read without unpacking; archives inside archives are opened too.
 
-An archive may be made to fill memory or disk: a member's size is judged before it is read, and it is read in small
+An archive may be made to fill memory or disk: a member's size is checked before it is read, and it is read in small
 pieces, since what an archive says of its sizes need not be true.
 """
 
@@ -40,7 +40,7 @@ class _Oversized(Exception):
 
 
 class _Member(tarfile.TarInfo):
-    """A member of a tar, judged before tarfile reads on."""
+    """A member of a tar, checked before tarfile reads on."""
 
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
@@ -88,7 +88,7 @@ class Archive:
                 self._check(member.filename, is_link=(member.external_attr >> 16) & 0o170000 == 0o120000)
                 if member.flag_bits & 1:
                     raise UserError(str(self.path), "the archive is encrypted", "unpack it and give the folder")
-                _judge(member.filename, member.file_size, member.compress_size)
+                _check_size(member.filename, member.file_size, member.compress_size)
                 name = prefix + member.filename.replace("\\", "/")  # some Windows programs write backslashes
                 # bzip2 and LZMA unpack a whole piece at once, and a small one may unpack to megabytes
                 piece = 1 << 16 if member.compress_type in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) else 1 << 12
@@ -109,7 +109,7 @@ class Archive:
                 if member.isdir() or not self._wanted(member.name):
                     continue
                 self._check(member.name, is_link=not member.isfile())
-                _judge(member.name, member.size, packed)
+                _check_size(member.name, member.size, packed)
                 if is_archive(member.name):
                     inner = cast(IO[bytes], archive.extractfile(member))
                     yield from self._nested(inner, member.size, 1 << 16, prefix + member.name, names_only)
@@ -124,7 +124,7 @@ class Archive:
 
     @staticmethod
     def _check_end(archive: tarfile.TarFile) -> None:
-        """Tell the end of a tar, blocks of zeros, from a cut or a damaged header, at which tarfile stops as quietly."""
+        """Tell the end of a tar, blocks of zeros, from a cut or a corrupt header, at which tarfile stops as quietly."""
         file = cast(IO[bytes], archive.fileobj)
         if file.tell() != archive.offset + tarfile.BLOCKSIZE or file.read(tarfile.BLOCKSIZE).strip(b"\0"):
             raise EOFError("it ends in the middle")
@@ -152,7 +152,7 @@ class Archive:
             raise UserError(str(self.path), f"the member {name!r} is a link or a device", "pack the files themselves")
 
 
-def _judge(name: str, size: int, packed: int) -> None:
+def _check_size(name: str, size: int, packed: int) -> None:
     """Refuse a member by its size; `packed` is what it takes in the archive, or that archive's own size."""
     if not is_archive(name) and size > IMAGE_BYTES:
         raise _Oversized(f"{name} of {local.size(size)}, larger than any image ({local.size(IMAGE_BYTES)})")
