@@ -11,13 +11,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
 import pytest
 
 from job.config import resolve
 from job.errors import UserError
 from job.inference import plots
+from job.inference.plots import matplotlib
 from job.machine import isolation
 from job.machine.libraries import keras
 from job.models.network import build_network, exported
