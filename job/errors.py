@@ -34,6 +34,10 @@ class MachineError(JobError):
     code = MACHINE
 
 
+class OutOfMemory(MachineError):
+    """What was asked for does not fit into the memory of this machine or its GPU; less of it may."""
+
+
 class ProofError(JobError):
     """A proof that failed: the smoke test did not learn (exit code 1)."""
 

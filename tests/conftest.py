@@ -62,7 +62,7 @@ def run(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     out = tmp_path_factory.mktemp("run") / "run"
     summary = train(small(shards, out))
-    assert summary["status"] == "done"
+    assert summary.status == "done"
     return out
 
 

@@ -48,12 +48,14 @@ class Silent(Step):
 
 def main(case: str, optimizer: str, path: str) -> None:
     replicas = 2 if case in ("mirrored", "silent") else 1
-    config = resolve(build(Config, dict(SETTINGS, replicas=replicas, optimizer=optimizer, xla=case == "xla")), 1000)
-    config, chosen = devices.set_up(config)
+    asked = build(Config, dict(SETTINGS, replicas=replicas, optimizer=optimizer, xla=case == "xla"))
+    chosen = devices.choose(asked)
+    config = resolve(asked, 1000, chosen.hardware)
+    devices.set_up(config, chosen)
     distribution = strategy.build(chosen.gpus, replicas)
     with distribution.scope():
         network = build_network(config.model, 1, "float32")
-        inference = Inference(build_network(config.model, 1), distribution)
+        inference = Inference(build_network(config.model, 1), distribution, config.model.size)
     kind = {"turns": InTurn, "silent": Silent}.get(case, Step)
     step = kind(config, network, distribution, (1.0, 1.0))
     rng = np.random.default_rng(0)

@@ -10,17 +10,19 @@ import pytest
 from job.errors import UserError
 from job.runs import checkpoints
 from job.runs.checkpoints import Checkpoint
+from job.runs.state import State
 
 
 def _make(step: int) -> Checkpoint:
-    return Checkpoint(step, {"weights/a": np.full((2, 3), step, np.float32), "loss/scale": np.float32(1.5)}, {"seconds": 0.1 + step})
+    arrays = {"weights/a": np.full((2, 3), step, np.float32), "loss/scale": np.float32(1.5)}
+    return Checkpoint(arrays, State(fingerprint="f", step=step, seconds=0.1 + step))
 
 
 def test_what_is_saved_comes_back(tmp_path: Path) -> None:
     checkpoints.save(tmp_path, _make(7))
     back = checkpoints.newest(tmp_path)
     assert back is not None
-    assert (back.step, back.record) == (7, {"seconds": 7.1})
+    assert back.state == _make(7).state
     np.testing.assert_array_equal(back.arrays["weights/a"], _make(7).arrays["weights/a"])
     assert back.arrays["loss/scale"].shape == ()
 
@@ -31,10 +33,10 @@ def test_nothing_saved_is_none(tmp_path: Path) -> None:
 
 def test_the_same_step_is_replaced(tmp_path: Path) -> None:
     checkpoints.save(tmp_path, _make(7))
-    checkpoints.save(tmp_path, Checkpoint(7, {"weights/a": np.zeros(1)}, {"again": True}))
+    checkpoints.save(tmp_path, Checkpoint({"weights/a": np.zeros(1)}, State(fingerprint="again", step=7)))
     back = checkpoints.newest(tmp_path)
     assert back is not None
-    assert back.record == {"again": True}
+    assert back.state.fingerprint == "again"
     assert [p.name for p in tmp_path.iterdir()] == ["step-00000007"]
 
 
@@ -56,7 +58,7 @@ def test_a_damaged_one_is_passed_over(tmp_path: Path, damage: str, capsys: pytes
         record.write_text(record.read_text()[:40])
     back = checkpoints.newest(tmp_path)
     assert back is not None
-    assert back.step == 3
+    assert back.state.step == 3
     assert "warning:" in capsys.readouterr().out
 
 

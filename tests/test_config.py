@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_type_hints
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from job.config.options import build, leaves
-from job.config.resolve import gpus, resolve, strengths
-from job.config.schema import Augment, Config
+from job.config.options import build, knobs, leaves
+from job.config.resolve import Resolved, gpus, resolve, strengths
+from job.config.schema import Config
 from job.errors import UserError
 
 IMAGES = 18_000
@@ -33,7 +33,7 @@ def _subset(found: dict[str, Any], wanted: dict[str, Any]) -> None:
 
 def test_the_residual_model_s_defaults() -> None:
     _subset(_resolved(), dict(
-        size=96, filters=(64, 128, 256), augment=0.5, optimizer="muon", lr=0.05, weight_decay=0.0, smoothing=0.1, ema=0.995,
+        size=96, filters=(64, 128, 256), augment=0.5, optimizer="muon", lr=0.05, weight_decay=0.05, smoothing=0.1, ema=0.995,
         batch=256, warmup=0.05, decay="linear", train_sizes=(48, 64, 80), grow_at=(0.45, 0.8), crop=0.35, flip=0.5,
     ))  # fmt: skip
 
@@ -46,7 +46,7 @@ def test_the_classic_model_s_defaults() -> None:
 
 
 @pytest.mark.parametrize(
-    ("optimizer", "lr", "decay"), [("sgd", 0.1, 0.0005), ("adam", 0.001, 0.0), ("adamw", 0.001, 0.05), ("muon", 0.05, 0.0)]
+    ("optimizer", "lr", "decay"), [("sgd", 0.1, 0.0005), ("adam", 0.001, 0.0), ("adamw", 0.001, 0.05), ("muon", 0.05, 0.05)]
 )
 def test_learning_rate_and_decay_follow_the_optimizer(optimizer: str, lr: float, decay: float) -> None:
     _subset(_resolved(optimizer=optimizer), dict(lr=lr, weight_decay=decay))
@@ -57,17 +57,22 @@ def test_what_is_given_is_kept_even_where_it_is_zero() -> None:
     _subset(_resolved(optimizer="adamw", **given_values), given_values)
 
 
-def test_nothing_but_what_the_machine_decides_stays_auto() -> None:
+def test_nothing_stays_auto_and_the_types_say_so() -> None:
+    """Resolved narrows each field that may be `auto`, and no other."""
     for model in ("residual", "classic"):
-        left = {name for name, value in _resolved(model=model).items() if value is None}
-        assert left == {"replicas", "precision", "deterministic", "threads", "workers", "memory"}
+        assert None not in _resolved(model=model).values()
+    open_fields = {knob.name for knob in knobs(Config) if knob.field.default is None}
+    sections = [section for section in get_type_hints(Resolved).values() if section.__module__ == Resolved.__module__]
+    narrowed = {name for section in sections for name in section.__annotations__}
+    assert narrowed == open_fields
 
 
 @settings(deadline=None, max_examples=50)
 @given(st.sampled_from(["residual", "classic"]), st.integers(64, 512), st.floats(0, 1))
 def test_resolving_twice_changes_nothing(model: str, size: int, augment: float) -> None:
     once = resolve(build(Config, dict(model=model, size=size, augment=augment)), IMAGES)
-    assert resolve(once, IMAGES) == once
+    again = resolve(build(Config, leaves(once)), IMAGES)
+    assert again == once
 
 
 @pytest.mark.parametrize(
@@ -91,13 +96,13 @@ def test_a_batch_of_more_than_all_images_is_refused() -> None:
 
 
 def test_strengths_at_zero_half_and_one() -> None:
-    assert strengths(Augment(augment=0.0)) == dict(
+    assert strengths(0.0) == dict(
         crop=1, flip=0, rotate=0, brightness=0, contrast=0, saturation=0, erase=0, mixup=0
     )  # fmt: skip
-    assert strengths(Augment(augment=0.5)) == dict(
+    assert strengths(0.5) == dict(
         crop=0.35, flip=0.5, rotate=0, brightness=0.2, contrast=0.2, saturation=0.2, erase=0, mixup=0
     )  # fmt: skip
-    assert strengths(Augment(augment=1.0)) == dict(
+    assert strengths(1.0) == dict(
         crop=0.2, flip=0.5, rotate=15, brightness=0.4, contrast=0.4, saturation=0.4, erase=0.5, mixup=0.4
     )  # fmt: skip
 
@@ -105,13 +110,12 @@ def test_strengths_at_zero_half_and_one() -> None:
 @settings(deadline=None, max_examples=100)
 @given(st.floats(0, 1), st.floats(0, 1))
 def test_more_strength_never_weakens_an_operation(one: float, other: float) -> None:
-    weak, strong = (strengths(Augment(augment=s)) for s in sorted((one, other)))
+    weak, strong = (strengths(s) for s in sorted((one, other)))
     assert strong.pop("crop") <= weak.pop("crop")
     assert all(strong[name] >= weak[name] for name in weak)
 
 
 def test_an_operation_set_alone_is_left_out_of_the_table() -> None:
-    assert strengths(Augment(augment=1.0, rotate=3.0)).keys() == strengths(Augment(augment=1.0)).keys() - {"rotate"}
     _subset(_resolved(augment=1.0, rotate=3.0), dict(rotate=3.0, erase=0.5))
 
 
@@ -132,7 +136,7 @@ def test_shares_are_even_where_there_are_not_three_squares() -> None:
 
 
 def test_grow_at_must_fit_the_squares() -> None:
-    line = "--grow-at: {} shares for {} squares in --train-sizes; give one rising share for each square after the first"
+    line = "--grow-at: {} shares for {} resolutions in --train-sizes; give one rising share for each resolution after the first"
     assert _refused(grow_at=(0.5,)) == line.format(1, 3)
     assert _refused(train_sizes=(32,), grow_at=(0.5,)) == line.format(1, 1)
     assert _refused(grow_at=(0.8, 0.4)) == line.format(2, 3)
@@ -140,9 +144,9 @@ def test_grow_at_must_fit_the_squares() -> None:
 
 
 def test_stages_must_leave_something_of_the_square() -> None:
-    line = "--filters: 5 stages halve a square of 48 px away; use fewer stages or at least 64 px"
+    line = "--filters: 5 stages halve an input of 48 px away; use fewer stages or at least 64 px"
     assert _refused(filters=(8, 8, 8, 8, 8)) == line
-    assert "6 stages halve a square of 32 px away" in _refused(model="classic", size=32, filters=(8,) * 6)
+    assert "6 stages halve an input of 32 px away" in _refused(model="classic", size=32, filters=(8,) * 6)
     assert _resolved(model="classic", size=32, filters=(8,) * 5)["filters"] == (8,) * 5
 
 
@@ -152,7 +156,7 @@ def test_classic_takes_one_size_only() -> None:
 
 
 def test_residual_needs_batch_normalisation() -> None:
-    assert _refused(batchnorm=False).startswith("--no-batchnorm: the residual model needs batch normalisation")
+    assert _refused(batchnorm=False).startswith("--no-batchnorm: the residual model needs batch normalization")
     assert _resolved(model="classic", batchnorm=False)["batchnorm"] is False
 
 

@@ -6,8 +6,11 @@ import sys
 
 import pytest
 
+from job.config.options import build
+from job.config.resolve import Hardware, resolve
+from job.config.schema import Config
 from job.errors import MachineError, UserError
-from job.machine.devices import Gpu, batch_share, choose_precision, cores, free_memory, has_bfloat16, select
+from job.machine.devices import Gpu, choose_precision, cores, free_memory, has_bfloat16, select
 
 PASCAL, VOLTA, TURING, AMPERE = (Gpu(f"/gpu:{k}", "GPU", c) for k, c in enumerate([(6, 1), (7, 0), (7, 5), (8, 0)]))
 TWO = [AMPERE, VOLTA]
@@ -105,11 +108,12 @@ def test_bfloat16_is_a_whole_flag() -> None:
     ("batch", "replicas", "fix"), [(100, 3, "99 or 102"), (2, 4, "4"), (33, 2, "32 or 34"), (7, 7, None), (256, 4, None), (5, 1, None)]
 )
 def test_a_batch_divides_over_the_replicas(batch: int, replicas: int, fix: str | None) -> None:
+    config, hardware = build(Config, dict(batch=batch)), Hardware(replicas=replicas)
     if fix is None:
-        assert batch_share(batch, replicas) * replicas == batch
+        assert resolve(config, 10_000, hardware).machine.replicas == replicas
         return
     with pytest.raises(UserError) as caught:
-        batch_share(batch, replicas)
+        resolve(config, 10_000, hardware)
     assert str(caught.value) == f"--batch: {batch} does not divide over {replicas} replicas; use {fix}"
 
 
@@ -123,5 +127,5 @@ def test_this_machine() -> None:
 def test_choosing_needs_no_tensorflow() -> None:
     import subprocess
 
-    script = "import sys, job.devices as d; d.select('auto', []); sys.exit('tensorflow' in sys.modules)"
+    script = "import sys, job.machine.devices as d; d.select('auto', []); sys.exit('tensorflow' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", script], timeout=60).returncode == 0

@@ -13,7 +13,8 @@ from job.data import pixels
 from job.data.manifest import read
 from job.data.shards import Reader
 from job.errors import UserError
-from job.feeds.memory import MemoryFeed, ahead
+from job.feeds.memory import MemoryFeed
+from job.feeds.prefetch import ahead
 
 
 @pytest.fixture

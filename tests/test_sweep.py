@@ -153,7 +153,7 @@ def test_a_sweep_that_is_killed_goes_on_and_its_trials_are_ordinary_runs(engine:
         if row["status"] == "done":  # a stopped one may have been cut down while it wrote that it stops
             assert sweeping.written(out / "trials" / id) == when
     for id, row in rows.items():
-        assert records.read_summary(out / "trials" / id)["status"] == row["status"]
+        assert records.read_summary(out / "trials" / id).status == row["status"]
     assert (out / "sweep.png").read_bytes()[:4] == b"\x89PNG"
     last = max(rows)  # it ran in a process that had run others
     _train_again(out / "trials" / last, tmp_path / "fresh", int(rows[last]["epochs"]))
@@ -225,7 +225,7 @@ def test_sigterm_saves_the_running_trials_and_the_same_command_goes_on(shards: P
     assert (first.returncode, stderr) == (75, "")
     assert "the same command goes on" in stdout
     stopped = {id: records.read_summary(out / "trials" / id) for id in ("0001", "0002")}
-    assert {summary["status"] for summary in stopped.values()} == {"interrupted"}
+    assert {summary.status for summary in stopped.values()} == {"interrupted"}
     second = sweeping.run([*words, "--time-budget", "1s"])
     assert (second.returncode, second.stderr) == (0, "")
     assert "the time budget" in second.stdout

@@ -66,9 +66,9 @@ def test_a_stopped_run_goes_on_exactly(run: Path, shards: Path, tmp_path: Path) 
     out = tmp_path / "run"
     for stop in (_AfterAStep(), Stop()):
         summary = train(small(shards, out), on_epoch=lambda entry, stop=stop: stop.set(), stop=stop)
-        assert summary["status"] == "interrupted"
-        assert records.read_summary(out)["status"] == "interrupted"
-    assert train(small(shards, out))["status"] == "done"
+        assert summary.status == "interrupted"
+        assert records.read_summary(out).status == "interrupted"
+    assert train(small(shards, out)).status == "done"
     whole, parts = _weights(run), _weights(out)
     assert whole.keys() == parts.keys()
     for name, array in whole.items():
@@ -94,8 +94,8 @@ def test_the_records_say_each_step_and_epoch_once(run: Path) -> None:
 def test_an_epochs_rate_does_not_depend_on_the_checkpoints_within_it(shards: Path, tmp_path: Path) -> None:
     images = manifest.read(shards).splits["train"].records
     train(small(shards, tmp_path / "run", save_every=1e-9))
-    first, second = (r for r in records.read_metrics(tmp_path / "run") if r["kind"] == "epoch")
-    assert second["images_per_second"] == pytest.approx(images / (second["seconds"] - first["seconds"]), rel=0.01)
+    first, second = records.read_epochs(tmp_path / "run")
+    assert second.images_per_second == pytest.approx(images / (second.seconds - first.seconds), rel=0.01)
 
 
 def test_a_killed_run_is_cut_back_to_its_checkpoint(shards: Path, run: Path, tmp_path: Path) -> None:
@@ -104,40 +104,40 @@ def test_a_killed_run_is_cut_back_to_its_checkpoint(shards: Path, run: Path, tmp
     train(small(shards, out, stop_after=1))
     with (out / records.METRICS).open("a") as file:  # what a kill leaves: steps after the checkpoint, and half a line
         file.write(json.dumps({"kind": "step", "step": 6, "time": 1.0, "loss": 9.0}) + '\n{"kind": "st')
-    assert train(small(shards, out))["status"] == "done"
+    assert train(small(shards, out)).status == "done"
     assert _figures(out) == _figures(run)
 
 
 def test_stop_after_ends_early_and_the_same_run_goes_on(shards: Path, run: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    assert train(small(shards, out, stop_after=1))["status"] == "stopped"
+    assert train(small(shards, out, stop_after=1)).status == "stopped"
     assert not (out / "model.keras").exists()
     again = train(small(shards, out, stop_after=1))
-    assert (again["status"], again["epochs"]) == ("stopped", 1)
-    assert train(small(shards, out))["status"] == "done"
+    assert (again.status, again.epochs) == ("stopped", 1)
+    assert train(small(shards, out)).status == "done"
     for name, array in _weights(run).items():
         np.testing.assert_array_equal(_weights(out)[name], array, err_msg=name)
 
 
 def test_a_caller_may_stop_the_run(shards: Path, tmp_path: Path) -> None:
     seen: list[int] = []
-    summary = train(small(shards, tmp_path / "run"), on_epoch=lambda entry: seen.append(entry["epoch"]) or True)
-    assert (summary["status"], seen) == ("stopped", [1])
+    summary = train(small(shards, tmp_path / "run"), on_epoch=lambda entry: seen.append(entry.epoch) or True)
+    assert (summary.status, seen) == ("stopped", [1])
 
 
 def test_a_finished_run_says_so(run: Path, shards: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = {p: p.stat().st_mtime_ns for p in run.rglob("*")}
-    assert train(small(shards, run))["status"] == "done"
-    assert "was finished before" in capsys.readouterr().out
+    assert train(small(shards, run)).status == "done"
+    assert "is already finished" in capsys.readouterr().out
     assert {p: p.stat().st_mtime_ns for p in run.rglob("*")} == before
 
 
 def test_other_result_fields_are_refused_by_name_and_threads_may_change(shards: Path, tmp_path: Path, capsys: Any) -> None:
     out = tmp_path / "run"
     train(small(shards, out, stop_after=1))
-    with pytest.raises(UserError, match=r"--batch: 32 differs from the run's 16 in .*; leave it out to go on, or start a new --out"):
+    with pytest.raises(UserError, match=r"--batch: 32 differs from the run's 16 in .*; leave it out to resume, or start a new --out"):
         train(small(shards, out, batch=32))
-    assert train(small(shards, out, precision="bfloat16", stop_after=1))["status"] == "stopped"
+    assert train(small(shards, out, precision="bfloat16", stop_after=1)).status == "stopped"
     assert "--precision changes from float32 to bfloat16" in capsys.readouterr().out
 
 
@@ -160,7 +160,7 @@ def test_a_damaged_checkpoint_falls_back_and_never_to_a_fresh_start(shards: Path
     newest, before = checkpoints.steps(folder)[:2]
     state = folder / f"step-{newest:08d}" / "state.npz"
     state.write_bytes(state.read_bytes()[:-100])
-    assert train(small(shards, out))["status"] == "done"
+    assert train(small(shards, out)).status == "done"
     assert "damaged (its hash differs); use another one, or a new --out; falling back" in capsys.readouterr().out
     for name, array in _weights(run).items():
         np.testing.assert_array_equal(_weights(out)[name], array, err_msg=name)
@@ -178,7 +178,7 @@ def test_a_loss_that_is_not_finite_names_the_step_and_keeps_the_checkpoint(shard
     line = r"step \d+: the loss or its gradient is not finite \(loss .*\); the checkpoint of step \d+ is kept; lower --lr"
     with pytest.raises(UserError, match=line):
         train(config)
-    assert records.read_summary(out)["status"] == "failed"
+    assert records.read_summary(out).status == "failed"
     for step in checkpoints.steps(out / "checkpoints"):
         for name, array in checkpoints.load(out / "checkpoints", step).arrays.items():
             assert np.isfinite(array).all(), name
@@ -189,8 +189,8 @@ def test_patience_ends_the_run_early(shards: Path, tmp_path: Path) -> None:
     summary = train(
         small(shards, tmp_path / "run", optimizer="sgd", lr=1e-30, weight_decay=0.0, ema=0.0, epochs=9, patience=2, monitor="accuracy")
     )
-    assert summary["status"] == "done"
-    assert summary["epochs"] < 9
+    assert summary.status == "done"
+    assert summary.epochs < 9
     assert (tmp_path / "run" / "model.keras").exists()
 
 
@@ -248,19 +248,19 @@ np.savez(sys.argv[2], keys=list(rows), p=np.concatenate(list(rows.values())))
     from job.metrics import probability
 
     reader = Reader(shards, read(shards).splits["validation"].shards)
-    judged = {
+    predicted = {
         j.key: float(probability(j.logit))
         for j in Trained(run).predict(Item(r.key, r.label, r.image) for r in map(reader.__getitem__, range(len(reader))))
     }
     saved = np.load(tmp_path / "p.npz")
-    assert set(saved["keys"]) == set(judged)
-    assert saved["p"].shape == (len(judged), 1)
+    assert set(saved["keys"]) == set(predicted)
+    assert saved["p"].shape == (len(predicted), 1)
     for key, p in zip(saved["keys"], saved["p"][:, 0], strict=True):
-        assert float(p) == pytest.approx(judged[str(key)], abs=1e-5), key
+        assert float(p) == pytest.approx(predicted[str(key)], abs=1e-5), key
 
 
 def test_one_writer_at_a_time(shards: Path, tmp_path: Path) -> None:
-    from job.storage.local import only_writer
+    from job.storage.lock import only_writer
 
     out = tmp_path / "run"
     out.mkdir()
@@ -281,19 +281,19 @@ def test_sigterm_saves_and_leaves_with_75(shards: Path, run: Path, tmp_path: Pat
     stdout, stderr = process.communicate(timeout=120)
     assert (process.returncode, stderr) == (75, "")
     assert "interrupted, and saved; the same command goes on" in stdout
-    assert records.read_summary(out)["status"] == "interrupted"
+    assert records.read_summary(out).status == "interrupted"
     again = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert (again.returncode, again.stderr) == (0, "")
-    assert "going on from step" in again.stdout
+    assert "resuming from step" in again.stdout
     for name, array in _weights(run).items():
         np.testing.assert_array_equal(_weights(out)[name], array, err_msg=name)
 
 
 def test_dry_run_prints_the_plan_and_leaves_no_run(shards: Path, tmp_path: Path, capsys: Any) -> None:
     summary = train(small(shards, tmp_path / "run", dry_run=True))
-    assert summary["status"] == "planned"
+    assert summary.status == "planned"
     text = capsys.readouterr().out
-    assert f"plan: {summary['steps']} steps in 2 epochs" in text
+    assert f"plan: {summary.steps} steps in 2 epochs" in text
     assert "plan: writes about" in text
     assert not list((tmp_path / "run").iterdir())
 
@@ -309,4 +309,4 @@ def test_show_augment_writes_a_sheet_and_stops(shards: Path, tmp_path: Path, str
 def test_classic_trains_at_any_size(shards: Path, tmp_path: Path) -> None:
     values = dict(model="classic", size=24, train_sizes=None, filters=(4, 8), dense=(16,), epochs=1, batch=16, dropout=0.3, batchnorm=False)
     summary = train(small(shards, tmp_path / "run", **values))
-    assert summary["status"] == "done"
+    assert summary.status == "done"

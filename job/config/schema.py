@@ -83,7 +83,10 @@ class Optimizer:
         None, "peak learning rate", auto="sgd 0.1, adam and adamw 0.001, muon 0.05", above=0, result=True, first=True
     )  # fmt: skip
     momentum: float = option(0.9, "Nesterov momentum (sgd, muon), beta 1 (adam, adamw)", low=0, high=0.9999, result=True)
-    weight_decay: float | None = option(None, "weight decay of the kernels", auto="sgd 0.0005, adamw 0.05, else 0", low=0, result=True)
+    weight_decay: float | None = option(
+        None, "weight decay of the kernels; with muon of the head's alone", auto="sgd 0.0005, adamw and muon 0.05, adam 0",
+        low=0, result=True,
+    )  # fmt: skip
     clip: float = option(0.0, "clip gradients to this global norm; 0 is off", low=0, result=True)
     smoothing: float | None = option(None, "label smoothing", auto="0.1 (residual), 0 (classic)", low=0, high=0.5, result=True)
     class_weights: str = option("auto", "weight the loss by inverse class frequency", choices=("auto", "off"), result=True)

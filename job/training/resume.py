@@ -66,7 +66,7 @@ def merge(folder: Path, config: Config, given: Collection[str]) -> Config:
             if name not in CHANGEABLE:
                 raise UserError(
                     knob.flag, f"{_text(values[name])} differs from the run's {_text(stored[name])} in {folder}",
-                    "leave it out to go on, or start a new --out",
+                    "leave it out to resume, or start a new --out",
                 )  # fmt: skip
             console.log(f"{knob.flag} changes from {stored[name]} to {values[name]}: the bits will differ from now on")
             continue

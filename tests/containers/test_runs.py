@@ -100,7 +100,7 @@ def test_a_stopped_training_goes_on_to_the_end(mounted: tuple[Path, list[str]]) 
         code, (out, errors) = first.ends(), first.said()
     assert (code, errors) == (75, "")
     assert "the same command goes on" in out
-    assert records.read_summary(work / "run")["status"] == "interrupted"
+    assert records.read_summary(work / "run").status == "interrupted"
     with started(*TRAIN, options=[*CONFINED, *options]) as second:
         code, (out, errors) = second.ends(), second.said()
     assert (code, errors) == (0, "")
@@ -145,7 +145,7 @@ def test_ctrl_c_on_a_terminal_is_one_signal(mounted: tuple[Path, list[str]]) -> 
         process.kill()
         os.close(ours)
         podman("rm", "--force", "--time", "0", name)
-    assert records.read_summary(work / "run")["status"] == "interrupted"
+    assert records.read_summary(work / "run").status == "interrupted"
 
 
 def _next(terminal: int) -> bytes:
