@@ -93,6 +93,13 @@ def predict(request: Request, stop: Stop) -> Iterator[str]:
     return predict(Path(request.positional["run"]), request.positional["path"], request.config, stop)
 
 
+def predict_rows(request: Request, stop: Stop) -> list[dict[str, Any]]:
+    """The rows behind those lines."""
+    from job.predict import rows
+
+    return [*rows(Path(request.positional["run"]), request.positional["path"], request.config, stop)]
+
+
 def visualize(request: Request, stop: Stop) -> None:
     """How the network sees an image."""
     from job.visualize import visualize
