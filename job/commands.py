@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -94,6 +93,13 @@ def predict(request: Request, stop: Stop) -> Iterator[str]:
     return predict(Path(request.positional["run"]), request.positional["path"], request.config, stop)
 
 
+def predict_rows(request: Request, stop: Stop) -> list[dict[str, Any]]:
+    """The rows behind those lines."""
+    from job.predict import rows
+
+    return [*rows(Path(request.positional["run"]), request.positional["path"], request.config, stop)]
+
+
 def visualize(request: Request, stop: Stop) -> None:
     """How the network sees an image."""
     from job.visualize import visualize
@@ -121,29 +127,32 @@ def _resumed(request: Request, folder: Path) -> Config:
 
 
 def _shards(request: Request, resumed: Config, folder: Path, stop: Stop) -> str:
-    """Where the shards of `--data` are: what is a source is prepared, once, into the cache or the run folder."""
+    """Where the shards of `--data` are, prepared where it is a source; empty where a resumed run knows them."""
     from job.data import manifest
     from job.runs import records
 
-    config: Config = request.config
-    named, cache = config.source.data, config.feed.cache
-    if not named or manifest.exists(Path(named)):
-        found = Path(named) if named else records.find_data(folder, resumed)
-        if manifest.exists(found):
-            made = manifest.read(found)
-            _note(effects.check_prepared(request, made.settings, made.classes, str(found)))
-            _note(f"note: --cache has no effect: {found} is already prepared" if cache else "")
-        return named
-    if manifest.unfinished(Path(named)):
-        manifest.read(Path(named))  # words the error
+    named, cache = request.config.source.data, request.config.feed.cache
+    ready = not named or manifest.exists(Path(named))
+    shards = named if ready else _prepared(resumed, named, folder, stop)
+    found = Path(shards) if shards else records.find_data(folder, resumed)
+    if manifest.exists(found):
+        made = manifest.read(found)
+        _note(effects.check_prepared(request, made.settings, made.classes, str(found)))
+        _note(f"note: --cache has no effect: {found} is already prepared" if ready and cache else "")
+    return shards
+
+
+def _prepared(config: Config, source: str, folder: Path, stop: Stop) -> str:
+    """A source prepared, once, into the cache or the run folder; or what a run that was started has."""
+    from job.data import manifest
     from job.prepare import prepared_shards
+    from job.runs import records
     from tuning.state import NAME as SWEEP
 
+    if manifest.unfinished(Path(source)):
+        manifest.read(Path(source))  # words the error
     started = any((folder / name).exists() for name in (records.CONFIG, SWEEP))
-    shards = prepared_shards(replace(config, **asdict(resumed.prepare)), folder, stop, started)
-    made = manifest.read(shards)
-    _note(effects.check_prepared(request, made.settings, made.classes, str(shards)) if started else "")
-    return str(shards)
+    return str(prepared_shards(replace(config, data=source), folder, stop, started))
 
 
 def _note(line: str) -> None:

@@ -345,11 +345,11 @@ def test_make_folder_over_a_file(tmp_path: Path) -> None:
     [
         (errno.EROFS, "the file system is read-only"),
         (errno.EACCES, "permission denied"),
-        (errno.EIO, "the file system failed (x)"),
-        (errno.ESTALE, "the file system failed (x)"),
-        (errno.ETIMEDOUT, "the file system failed (x)"),
-        (errno.ENOTCONN, "the file system failed (x)"),
-        (errno.EREMOTEIO, "the file system failed (x)"),
+        (errno.EIO, f"the file system failed ({os.strerror(errno.EIO)})"),
+        (errno.ESTALE, f"the file system failed ({os.strerror(errno.ESTALE)})"),
+        (errno.ETIMEDOUT, f"the file system failed ({os.strerror(errno.ETIMEDOUT)})"),
+        (errno.ENOTCONN, f"the file system failed ({os.strerror(errno.ENOTCONN)})"),
+        (errno.EREMOTEIO, f"the file system failed ({os.strerror(errno.EREMOTEIO)})"),
         (errno.EDQUOT, "the disk is full"),
     ],
 )
