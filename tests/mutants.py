@@ -49,7 +49,7 @@ MUTANTS = (
     Mutant("smoothing's sign turned", STEP, "targets * (1 - smoothing) + 0.5 * smoothing", "targets * (1 + smoothing) - 0.5 * smoothing", REFERENCES + " -k cross_entropy"),
     Mutant("class weights swapped", STEP, "negative, positive = self.class_weights\n        as", "positive, negative = self.class_weights\n        as", "tests/test_step.py -k mixup"),
     Mutant("batch statistics summed, not averaged", STEP, "[value / replicas for value in summed[last:]]", "[value * replicas for value in summed[last:]]", "tests/test_step.py -k two_replicas"),
-    Mutant("gradients keep the loss scale", STEP, "[gradient / scale for gradient in gradients]", "list(gradients)", "tests/test_step.py -k float16_and_bfloat16"),
+    Mutant("gradients keep the loss scale", STEP, "[gradient / scale for gradient in gradients]", "list(gradients)", REFERENCES + " -k float16_step_moves"),
     Mutant("what is not finite is assigned", STEP, "tf.where(finite, value, tf.convert_to_tensor(variable))", "value", "tests/test_step.py -k not_finite"),
     Mutant("float16's scale never grows", STEP, "tf.where(good >= GROWTH_STEPS, self._scale * 2, self._scale)", "tf.convert_to_tensor(self._scale)", REFERENCES + " -k doubles"),
     Mutant("float16's scale never falls", STEP, "tf.maximum(self._scale / 2, 1.0)", "tf.convert_to_tensor(self._scale)", "tests/test_step.py -k halves"),

@@ -168,3 +168,15 @@ def test_inference_takes_the_averages_and_takes_back_what_class_weights_add() ->
     chosen = inference_weights(arrays, 0.5)
     assert {name: float(value[0]) for name, value in chosen.items()} == {"head/bias": 1.5, "a": 3.0}
     assert float(inference_weights(arrays, 0.0)["head/bias"][0]) == 2.0
+
+
+def test_a_float16_step_moves_the_weights_as_a_float32_one_does() -> None:
+    """With SGD, which is not blind to the scale of gradients as Adam and Muon are."""
+    moved = []
+    for precision in ("float32", "float16"):
+        step = _step(optimizer="sgd", precision=precision, weight_decay=0.0, dropout=0.0)
+        before = step.arrays()["weights/head/kernel"]
+        step.run(*_batch(step), 0.1, 0, 24)
+        moved.append(step.arrays()["weights/head/kernel"] - before)
+    assert np.abs(moved[0]).max() > 1e-4
+    np.testing.assert_allclose(moved[1], moved[0], rtol=0.05, atol=0.02 * np.abs(moved[0]).max())
