@@ -66,6 +66,12 @@ def test_no_rotation_is_the_identity_and_a_half_turn_of_the_range_moves(images: 
     assert np.abs(turned - plain).mean() > 5
 
 
+def test_rotation_is_in_degrees(images: Any) -> None:
+    turned, _ = _apply(images, np.ones((6, augment.COLUMNS), np.float32), rotate=30)  # noise of 1 is the largest angle
+    plain, _ = _apply(images)
+    np.testing.assert_allclose(turned, augment._rotate(plain, np.full(6, np.pi / 6, np.float32), 16), atol=0.5)
+
+
 def test_a_quarter_turn_is_exact(images: Any) -> None:
     angle = np.full(6, np.pi / 2, np.float32)
     source = images[:, :16, :16].astype(np.float32)
