@@ -165,9 +165,9 @@ def _reason(data: bytes) -> str:
 @pytest.mark.parametrize(
     ("kind", "reason"),
     [
-        ("JPEG", "the JPEG is cut short or damaged"),
-        ("PNG", "the PNG is cut short or damaged"),
-        ("WEBP", "the WebP is cut short or damaged"),
+        ("JPEG", "the JPEG is truncated or corrupt"),
+        ("PNG", "the PNG is truncated or corrupt"),
+        ("WEBP", "the WebP is truncated or corrupt"),
     ],
 )
 @pytest.mark.parametrize("share", [0.3, 0.6, 0.9])
@@ -182,7 +182,7 @@ def test_a_file_cut_short_is_refused(kind: str, reason: str, share: float, mode:
 def test_a_progressive_jpeg_cut_short_is_refused() -> None:
     data = _save(Image.fromarray(RNG.integers(0, 256, (64, 64, 3), np.uint8)), "JPEG", progressive=True)
     assert decode(data).shape == (64, 64, 3)
-    assert _reason(data[: int(0.7 * len(data))]) == "the JPEG is cut short or damaged"
+    assert _reason(data[: int(0.7 * len(data))]) == "the JPEG is truncated or corrupt"
 
 
 def test_reasons() -> None:
@@ -193,7 +193,7 @@ def test_reasons() -> None:
         )
     assert _reason(b"<!DOCTYPE html><html>404</html>") == "it is a web page, not an image"
     assert _reason(b"<html>") == "it is a web page, not an image"
-    assert _reason(b"just text") == "it is no image that can be read, or damaged"
+    assert _reason(b"just text") == "it is not an image that can be read, or it is corrupt"
 
 
 def _png_of(width: int, height: int) -> bytes:
