@@ -125,15 +125,17 @@ def _main(argv: list[str]) -> int:
         return _fail(str(error), error.code)
     except KeyboardInterrupt:
         return INTERRUPTED
-    except MemoryError:
-        return _fail("memory: out of memory; use a smaller --batch, --size or --memory", MACHINE)
     except BrokenPipeError:  # of the result: the lines of a log do not raise
         return READER_LEFT
-    except OSError as error:
-        known = from_os_error(error)
-        if known is None:
-            raise
-        return _fail(str(known), known.code)
+    except Exception as error:
+        known = from_os_error(error) if isinstance(error, OSError) else None
+        if known is not None:
+            return _fail(str(known), known.code)
+        from job.machine.memory import is_out_of_memory
+
+        if is_out_of_memory(error):
+            return _fail("memory: out of memory; use a smaller --batch, --size or --memory", MACHINE)
+        raise
 
 
 def _fail(line: str, code: int) -> int:

@@ -93,6 +93,13 @@ def predict(request: Request, stop: Stop) -> Iterator[str]:
     return predict(Path(request.positional["run"]), request.positional["path"], request.config, stop)
 
 
+def predict_rows(request: Request, stop: Stop) -> list[dict[str, Any]]:
+    """The rows behind those lines."""
+    from job.predict import rows
+
+    return [*rows(Path(request.positional["run"]), request.positional["path"], request.config, stop)]
+
+
 def visualize(request: Request, stop: Stop) -> None:
     """How the network sees an image."""
     from job.visualize import visualize
@@ -120,25 +127,32 @@ def _resumed(request: Request, folder: Path) -> Config:
 
 
 def _shards(request: Request, resumed: Config, folder: Path, stop: Stop) -> str:
-    """Where the shards of `--data` are: what is a source is prepared, once, into the cache or the run folder."""
+    """Where the shards of `--data` are, prepared where it is a source; empty where a resumed run knows them."""
     from job.data import manifest
     from job.runs import records
 
-    config: Config = request.config
-    named, cache = config.source.data, config.feed.cache
-    if not named or manifest.exists(Path(named)):
-        found = Path(named) if named else records.find_data(folder, resumed)
-        if manifest.exists(found):
-            made = manifest.read(found)
-            _note(effects.check_prepared(request, made.settings, made.classes, str(found)))
-            _note(f"note: --cache has no effect: {found} is already prepared" if cache else "")
-        return named
-    if manifest.unfinished(Path(named)):
-        manifest.read(Path(named))  # words the error
-    from job.prepare import key, prepare
+    named, cache = request.config.source.data, request.config.feed.cache
+    ready = not named or manifest.exists(Path(named))
+    shards = named if ready else _prepared(resumed, named, folder, stop)
+    found = Path(shards) if shards else records.find_data(folder, resumed)
+    if manifest.exists(found):
+        made = manifest.read(found)
+        _note(effects.check_prepared(request, made.settings, made.classes, str(found)))
+        _note(f"note: --cache has no effect: {found} is already prepared" if ready and cache else "")
+    return shards
 
-    out = Path(cache) / f"shards-{key([named], resumed.prepare)}" if cache else folder / records.DATA
-    prepare([named], PrepareConfig(prepare=resumed.prepare, output=Output(out=str(out)), work=config.work), stop)
+
+def _prepared(config: Config, source: str, folder: Path, stop: Stop) -> str:
+    """A source prepared, once, into the cache or the run folder."""
+    from job.data import manifest
+    from job.prepare import key, prepare
+    from job.runs import records
+
+    if manifest.unfinished(Path(source)):
+        manifest.read(Path(source))  # words the error
+    cache = config.feed.cache
+    out = Path(cache) / f"shards-{key([source], config.prepare)}" if cache else folder / records.DATA
+    prepare([source], PrepareConfig(prepare=config.prepare, output=Output(out=str(out)), work=config.work), stop)
     return str(out)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 
 DONE = 0
 BUG = 1
@@ -57,5 +58,5 @@ def from_os_error(error: OSError) -> MachineError | None:
     if error.errno in (errno.EMFILE, errno.ENFILE):
         return MachineError(where, "too many open files", "raise the limit with ulimit -n")
     if error.errno in (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENOLCK, errno.EHOSTDOWN, errno.ENOTCONN):
-        return MachineError(where, f"the file system failed ({error.strerror})", "check the disk or the network mount, then rerun")
+        return MachineError(where, f"the file system failed ({os.strerror(error.errno)})", "check the disk or the mount, then rerun")
     return None

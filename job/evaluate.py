@@ -54,7 +54,7 @@ def evaluate(run: Path, config: EvaluateConfig, stop: Stop | None = None) -> dic
         else:
             raise UserError("--data", f"the shards that {run} was trained on are not found", "name them, or another source")
         what = f"{dataset.total:,} images of {data or own} ({dataset.split})"
-        console.log(f"evaluating {what} by step {trained.step:,} of {run}" + ("" if trained.finished else ", which is not finished"))
+        console.log(f"evaluating {what} by step {trained.step:,} of {run} ({trained.standing})")
         labels, logits, mistakes, compared = [], [], _Mistakes(), []
         with closing(dataset.items), console.progress("evaluating", dataset.total, "images") as bar:
             for prediction in trained.predict(dataset.items):

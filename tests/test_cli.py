@@ -7,13 +7,14 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from job.cli import COMMANDS
-from job.config.options import knobs
+from job.cli import main
 
 QUICK = ["--size=32", "--train-sizes=32", "--filters=8,16", "--epochs=1", "--batch=16", "--precision=float32", "--threads=2"]
 
@@ -23,13 +24,27 @@ def _twofold(*arguments: object, **environment: str) -> subprocess.CompletedProc
     return subprocess.run(command, capture_output=True, text=True, timeout=300, env={**os.environ, **environment})
 
 
-@pytest.mark.parametrize("name", COMMANDS)
-def test_help_shows_every_option_with_its_default(name: str) -> None:
-    done = _twofold(name, "--help", COLUMNS="200")
-    assert done.returncode == 0
-    for knob in knobs(COMMANDS[name].tree):
-        assert knob.flag in done.stdout
-        assert " ".join(knob.field.metadata["help"].split()[:3]) in " ".join(done.stdout.split())
+@dataclass(frozen=True)
+class Left:
+    """What a command in this process left: its exit code and what it printed."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+@pytest.fixture
+def here(capfd: pytest.CaptureFixture[str]) -> Callable[..., Left]:
+    """The command in this process, which spares the start of Python and TensorFlow."""
+
+    def command(*arguments: object) -> Left:
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as left:
+            main([*map(str, arguments)])
+        printed = capfd.readouterr()
+        return Left(int(left.value.code or 0), printed.out, printed.err)
+
+    return command
 
 
 @pytest.mark.parametrize(
@@ -44,26 +59,28 @@ def test_help_shows_every_option_with_its_default(name: str) -> None:
         (["train", "--gpus", "two"], 2, "twofold: --out: no run folder given; add --out RUN"),
         (["predict", "--epochs", "5", "run"], 2, "twofold: --epochs: unknown option; it belongs to twofold train"),
         (["prepare", "--out", "x"], 2, "twofold: prepare: no source given; name a folder, an archive, kaggle:owner/dataset or https://..."),
-        (["evaluate", "nowhere"], 2, "twofold: nowhere: is no run folder; name the --out of a twofold train"),
+        (["evaluate", "nowhere"], 2, "twofold: nowhere: is not a run folder; name the --out of a twofold train"),
         (["smoke", "more"], 2, "twofold: more: is one argument too many for twofold smoke; see --help"),
     ],
 )  # fmt: skip
-def test_a_mistake_is_one_line_and_exit_code(arguments: list[str], code: int, line: str, tmp_path: Path) -> None:
+def test_a_mistake_is_one_line_and_exit_code(here: Callable[..., Left], arguments: list[str], code: int, line: str, tmp_path: Path) -> None:
     if "--gpus" in arguments:
         arguments = [*arguments, "--data", str(tmp_path)]
-    done = _twofold(*arguments)
+    done = here(*arguments)
     assert (done.returncode, done.stderr) == (code, line + "\n")
     assert done.stdout == ""
 
 
-def test_train_without_data_explains_in_three_lines_how_to_get_some() -> None:
-    done = _twofold("train")
+def test_train_without_data_explains_in_three_lines_how_to_get_some(here: Callable[..., Left]) -> None:
+    done = here("train")
     assert done.returncode == 2
     assert len(done.stderr.splitlines()) == 3
     assert "kaggle:salader/dogs-vs-cats" in done.stderr
 
 
-def test_mistakes_in_a_file_and_in_the_environment(tmp_path: Path, shards: Path) -> None:
+def test_mistakes_in_a_file_and_in_the_environment(
+    here: Callable[..., Left], tmp_path: Path, shards: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     file = tmp_path / "c.toml"
     for text, line in {
         "[schedule]\nepochs = 'five'": f"{file} [schedule] epochs: 'five' is a text, not a whole number; give N without quotation marks",
@@ -75,25 +92,26 @@ def test_mistakes_in_a_file_and_in_the_environment(tmp_path: Path, shards: Path)
         "epochs = 5": f"{file} [epochs]: unknown key outside a table; put it under [schedule]",
     }.items():
         file.write_text(text)
-        done = _twofold("train", "--data", shards, "--out", tmp_path / "run", "--config", file)
+        done = here("train", "--data", shards, "--out", tmp_path / "run", "--config", file)
         assert (done.returncode, done.stderr) == (2, f"twofold: {line}\n")
-    done = _twofold("train", TWOFOLD_EPOCS="5")
+    monkeypatch.setenv("TWOFOLD_EPOCS", "5")
+    done = here("train")
     assert (done.returncode, done.stderr) == (2, "twofold: TWOFOLD_EPOCS: unknown environment variable; did you mean TWOFOLD_EPOCHS?\n")
     assert not (tmp_path / "run").exists()
 
 
-def test_gpus_that_are_not_there_leave_with_69_and_no_run(shards: Path, tmp_path: Path) -> None:
-    done = _twofold("train", "--data", shards, "--out", tmp_path / "run", "--gpus", "all", *QUICK)
+def test_gpus_that_are_not_there_leave_with_69_and_no_run(here: Callable[..., Left], shards: Path, tmp_path: Path) -> None:
+    done = here("train", "--data", shards, "--out", tmp_path / "run", "--gpus", "all", *QUICK)
     expected = (
         "twofold: --gpus all: TensorFlow sees none on this machine; use --gpus none for the CPU, or check the driver and the gpu extra; "
         "in a container --gpus all stands before the image's name too (docker run --gpus all IMAGE train --gpus all)\n"
     )
     assert (done.returncode, done.stderr) == (69, expected)
-    assert not (tmp_path / "run" / "config.toml").exists()
+    assert not (tmp_path / "run").exists()
 
 
-def test_gpus_are_missed_before_a_source_is_prepared(drawn: Path, tmp_path: Path) -> None:
-    done = _twofold("train", "--data", drawn, "--out", tmp_path / "run", "--gpus", "1", *QUICK)
+def test_gpus_are_missed_before_a_source_is_prepared(here: Callable[..., Left], drawn: Path, tmp_path: Path) -> None:
+    done = here("train", "--data", drawn, "--out", tmp_path / "run", "--gpus", "1", *QUICK)
     assert (done.returncode, done.stdout) == (69, "")
     assert done.stderr == "twofold: --gpus 1: TensorFlow sees none on this machine; use --gpus none\n"
     assert not (tmp_path / "run").exists()
@@ -117,8 +135,8 @@ def test_a_source_is_prepared_into_the_cache_and_its_log_is_json(drawn: Path, tm
     assert (again.returncode, again.stdout, (shards / "manifest.json").exists()) == (0, "", True)
 
 
-def test_a_batch_that_does_not_divide_names_the_nearest(shards: Path, tmp_path: Path) -> None:
-    done = _twofold("train", "--data", shards, "--out", tmp_path / "run", "--replicas", "3", *QUICK)
+def test_a_batch_that_does_not_divide_names_the_nearest(here: Callable[..., Left], shards: Path, tmp_path: Path) -> None:
+    done = here("train", "--data", shards, "--out", tmp_path / "run", "--replicas", "3", *QUICK)
     assert (done.returncode, done.stderr) == (2, "twofold: --batch: 16 does not divide over 3 replicas; use 15 or 18\n")
 
 
@@ -140,7 +158,7 @@ def test_a_full_disk_leaves_with_69_and_the_old_checkpoint(mounted: Path, shards
     filler.write_bytes(b"0" * (1 << 20) if False else b"0" * 300_000)
     done = _twofold("train", "--data", shards, "--out", mounted / "run", "--epochs=9", "--save-every=0.00001", *QUICK[:3], *QUICK[4:])
     assert done.returncode == 69, done.stdout + done.stderr
-    assert "the disk is full; free some space and run the same command again" in done.stderr
+    assert "the disk is full; free some space and rerun to resume" in done.stderr
     assert len(done.stderr.splitlines()) == 1
 
 
@@ -151,7 +169,7 @@ def test_a_read_only_mount_leaves_with_69(mounted: Path, drawn: Path) -> None:
     assert "the file system is read-only; name a folder that can be written with --out" in done.stderr
 
 
-def test_one_command_goes_from_photographs_to_a_model_and_the_others_use_it(drawn: Path, tmp_path: Path) -> None:
+def test_one_command_goes_from_images_to_a_model_and_the_others_use_it(here: Callable[..., Left], drawn: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     command = ("train", "--data", drawn, "--out", run, "--val", "0.3", "--side", "40", *QUICK)
     done = _twofold(*command)
@@ -160,21 +178,23 @@ def test_one_command_goes_from_photographs_to_a_model_and_the_others_use_it(draw
     for name in ("config.toml", "environment.json", "metrics.jsonl", "history.csv", "curves.png", "model.keras", "summary.json", "log.txt"):
         assert (run / name).exists(), name
     assert "oneDNN" not in done.stdout
-    again = _twofold(*command)
-    assert (again.returncode, "was prepared before" in again.stdout, "was finished before" in again.stdout) == (0, True, True)
-    figures = _twofold("evaluate", run)
-    assert (figures.returncode, "accuracy" in figures.stdout, "predicting" in figures.stderr) == (0, True, True)
-    listed = _twofold("predict", run, drawn / "rings", "--format", "csv")
+    again = here(*command)
+    assert (again.returncode, "prepared" in again.stdout, "already finished" in again.stdout) == (0, True, True)
+    figures = here("evaluate", run)
+    assert (figures.returncode, "accuracy" in figures.stdout, "evaluating" in figures.stderr) == (0, True, True)
+    listed = here("predict", run, drawn / "rings", "--format", "csv")
     assert (listed.returncode, len(listed.stdout.splitlines())) == (0, 61)
-    drawing = _twofold("visualize", run, next((drawn / "rings").iterdir()), "--out", tmp_path / "f.png")
+    drawing = here("visualize", run, next((drawn / "rings").iterdir()), "--out", tmp_path / "f.png")
     assert (drawing.returncode, drawing.stdout, (tmp_path / "f.png").exists()) == (0, "", True)
-    missing = _twofold("predict", run, tmp_path / "none.jpg")
+    missing = here("predict", run, tmp_path / "none.jpg")
     assert (missing.returncode, missing.stdout) == (2, "")
-    taken = _twofold("train", "--config", run / "config.toml", "--out", tmp_path / "second", "--epochs", "1")
+    taken = here("train", "--config", run / "config.toml", "--out", tmp_path / "second", "--epochs", "1")
     assert taken.returncode == 0, taken.stderr
 
 
-def test_file_names_that_are_no_text_go_all_the_way(drawn: Path, shards: Path, tmp_path: Path, run: Path) -> None:
+def test_file_names_that_are_no_text_go_all_the_way(
+    here: Callable[..., Left], drawn: Path, shards: Path, tmp_path: Path, run: Path
+) -> None:
     pets = Path(os.fsdecode(os.fsencode(tmp_path) + b"/p\xe9ts"))
     for name in ("crosses", "rings"):
         (pets / name).mkdir(parents=True)
@@ -185,8 +205,8 @@ def test_file_names_that_are_no_text_go_all_the_way(drawn: Path, shards: Path, t
         ("predict", run, pets),
         ("evaluate", run, "--data", pets),
     ):
-        done = _twofold(*command)
+        done = here(*command)
         assert done.returncode == 0, done.stderr
-    done = _twofold("train", "--data", shards, "--out", pets / "run", *QUICK)
+    done = here("train", "--data", shards, "--out", pets / "run", *QUICK)
     assert done.returncode == 2
     assert done.stderr.endswith("is not valid UTF-8, so config.toml can't hold it; rename that folder\n")

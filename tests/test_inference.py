@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import csv
+import hashlib
 import json
+import os
+import shutil
+from contextlib import closing
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +18,20 @@ import pytest
 
 from job.config.options import build
 from job.config.schema import EvaluateConfig, PredictConfig, PrepareConfig
-from job.errors import UserError
+from job.data import manifest
+from job.data.shards import Reader
+from job.errors import Interrupted, UserError
 from job.evaluate import evaluate, words
-from job.predict import predict
+from job.inference.trained import Trained
+from job.machine import devices
+from job.predict import predict, rows
 from job.prepare import prepare
-from job.runs.records import read_summary
+from job.runs import checkpoints
+from job.runs.records import CHECKPOINTS, CONFIG, SUMMARY, read_summary
+from job.shutdown import Stop
+from job.smoke import draw
 from job.visualize import visualize
+from tests.conftest import THREADS
 
 
 def _evaluate(run: Path, **values: Any) -> dict[str, Any]:
@@ -26,10 +40,12 @@ def _evaluate(run: Path, **values: Any) -> dict[str, Any]:
 
 def test_the_own_validation_gives_the_figures_of_training(run: Path) -> None:
     figures, summary = _evaluate(run), read_summary(run)
+    assert summary is not None
+    trained = asdict(summary.validation)
     for name in ("accuracy", "log_loss", "auc", "brier", "ece", "confusion", "images", "average_precision"):
-        assert np.allclose(figures[name], summary[f"val_{name}"], rtol=0, atol=1e-6), name
-    assert figures["chose_model"]
-    assert "chose the model" in words(figures, ("crosses", "rings"))
+        assert np.allclose(figures[name], trained[name], rtol=0, atol=1e-6), name
+    assert (figures["learnt"], figures["chose"]) == (0, figures["images"])
+    assert f"{figures['images']} of them chose the model: the figures flatter it" in words(figures, ("crosses", "rings"))
     assert (run / "report" / "mistakes-validation.png").exists() or figures["accuracy"] == 1
 
 
@@ -63,16 +79,98 @@ def test_a_source_and_its_shards_give_identical_probabilities(run: Path, origina
     assert a["log_loss"] == pytest.approx(b["log_loss"], abs=1e-12)
 
 
-def test_images_that_the_model_learnt_from_are_counted(run: Path, shards: Path, drawn: Path) -> None:
-    trained, asked = (_evaluate(run, data=str(shards), split=split) for split in ("train", "test"))
-    assert (trained["learnt"], asked["learnt"]) == (trained["images"], 0)
-    source = _evaluate(run, data=str(drawn))
-    assert (source["images"], source["learnt"]) == (120, trained["images"])
-    assert f"it learnt from {trained['images']} of them: the figures flatter it" in words(source, ("crosses", "rings"))
+def test_figures_that_flatter_say_so_wherever_the_images_are(run: Path, shards: Path, tmp_path: Path) -> None:
+    shutil.copytree(shards, tmp_path / "copy")
+    (tmp_path / "link").symlink_to(tmp_path / "copy")
+    splits = manifest.read(shards).splits
+    train, validation = splits["train"].records, splits["validation"].records
+    own, linked = _evaluate(run, split="all"), _evaluate(run, data=str(tmp_path / "link"), split="all")
+    for figures in (own, linked):
+        assert (figures["learnt"], figures["chose"], figures["images"]) == (train, validation, 120)
+    said = f"it was trained on {train} of them and {validation} of them chose the model: the figures flatter it"
+    assert said in words(linked, ("crosses", "rings"))
+    asked = _evaluate(run, data=str(tmp_path / "link"))
+    assert (asked["split"], asked["learnt"], asked["chose"]) == ("test", 0, 0)
+    assert "flatter" not in words(asked, ("crosses", "rings"))
+
+
+def test_images_of_a_source_are_known_by_their_content(run: Path, shards: Path, drawn: Path, tmp_path: Path) -> None:
+    for kind in ("rings", "crosses"):
+        (tmp_path / "mine" / kind).mkdir(parents=True)
+        for number, path in enumerate(sorted((drawn / kind).iterdir())[:20]):
+            (tmp_path / "mine" / kind / f"{number}-of-mine.jpg").write_bytes(path.read_bytes())
+    draw(tmp_path / "mine", 3, 40, seed=2)
+    given = {hashlib.sha256(path.read_bytes()).hexdigest() for path in (tmp_path / "mine").glob("*/*.jpg")}
+    with closing(Reader(shards, manifest.read(shards).splits["train"].shards)) as reader:
+        known = given & {reader[number].sha256 for number in range(len(reader))}
+    figures = _evaluate(run, data=str(tmp_path / "mine"))
+    assert 0 < len(known) < 40
+    assert (figures["images"], figures["learnt"]) == (46, len(known))
+
+
+def test_without_the_shards_of_training_nothing_is_claimed(run: Path, shards: Path, drawn: Path, tmp_path: Path) -> None:
+    moved = tmp_path / "elsewhere" / "run"
+    shutil.copytree(run, moved)
+    text = (moved / CONFIG).read_text()
+    (moved / CONFIG).write_text(text.replace(str(shards), str(tmp_path / "gone")).replace(str(run), str(moved)))
+    prepare([str(drawn)], build(PrepareConfig, dict(out=str(tmp_path / "gone"), val=0.1, side=40)))  # other data at the same path
+    figures = _evaluate(moved, data=str(tmp_path / "gone"), split="validation")
+    assert (figures["learnt"], figures["chose"]) == (None, None)
+    assert "whether it was trained on these images cannot be told" in words(figures, ("crosses", "rings"))
+    with pytest.raises(UserError, match=r"^--data: the shards that .*run was trained on are not found; name them, or another source$"):
+        _evaluate(moved)
+
+
+def test_hashes_are_read_without_the_images(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read, wanted, real = 0, set(), os.pread
+
+    def counting(file: int, size: int, offset: int) -> bytes:
+        nonlocal read
+        read += size
+        return real(file, size, offset)
+
+    with closing(Reader(shards, manifest.read(shards).splits["train"].shards)) as reader:
+        wanted = {reader[number].sha256 for number in range(len(reader))}
+        monkeypatch.setattr(os, "pread", counting)
+        assert set(reader.hashes()) == wanted
+        assert read == 80 * len(reader)
+
+
+def test_no_file_stays_open(run: Path, shards: Path) -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    _evaluate(run, data=str(shards), split="all")
+    stop = Stop()
+    stop.set()
+    with pytest.raises(Interrupted):
+        evaluate(run, build(EvaluateConfig, {}), stop)
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_damaged_best_checkpoint_costs_the_best_only(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    folder = copy / CHECKPOINTS
+    newest, older = checkpoints.steps(folder)
+    document = json.loads((copy / SUMMARY).read_text()) | {"best_step": older}
+    (copy / SUMMARY).write_text(json.dumps(document))
+    arrays = folder / f"step-{older:08d}" / "state.npz"
+    arrays.write_bytes(arrays.read_bytes()[:-9])
+    capsys.readouterr()
+    assert Trained(copy).step == newest
+    lost = f"the best checkpoint, of step {older}, is damaged or missing, and its weights are lost"
+    assert capsys.readouterr().out == f"warning: {folder}: {lost}; using step {newest}, the newest that is whole\n"
+    (folder / f"step-{newest:08d}" / "checkpoint.json").unlink()
+    with pytest.raises(UserError, match="all checkpoints are damaged; restore them from a copy"):
+        Trained(copy)
+
+
+def test_tensorflow_with_other_threads_serves_for_inference(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As after train(threads=1) in one process; training again would refuse, since other threads give other bits."""
+    monkeypatch.setattr(devices, "cores", lambda: THREADS + 1)
+    assert _evaluate(run)["images"] > 0
 
 
 def test_a_split_that_is_not_there_names_those_that_are(run: Path, shards: Path) -> None:
-    assert _evaluate(run, data=str(shards))["split"] == "test"
     with pytest.raises(UserError, match="has no split nonsense; it has train, validation, test"):
         _evaluate(run, data=str(shards), split="nonsense")
 
@@ -105,20 +203,31 @@ def test_predict_reads_every_format_and_names_what_it_cannot(run: Path, mixed: P
     lines = list(predict(run, [str(mixed)], build(PredictConfig, {"format": "jsonl"})))
     rows = {Path(json.loads(line)["file"]).name: json.loads(line) for line in lines}
     assert set(rows) == {"a.jpg", "b.png", "c.webp"}
-    assert rows["b.png"]["probability"] == pytest.approx(rows["a.jpg"]["probability"], abs=0.05)
+    assert rows["b.png"]["P(rings)"] == pytest.approx(rows["a.jpg"]["P(rings)"], abs=0.05)
     log = capsys.readouterr().out
-    assert f"left out: {mixed}/broken.jpg: the JPEG is cut short or damaged" in log
-    assert f"left out: {mixed}/text.jpg: it is no image that can be read, or damaged" in log
+    assert f"skipped: {mixed}/broken.jpg: the JPEG is cut short or damaged" in log
+    assert f"skipped: {mixed}/text.jpg: it is no image that can be read, or damaged" in log
 
 
 def test_predict_prints_table_and_csv(run: Path, mixed: Path) -> None:
+    columns = ["file", "class", "confidence", "P(crosses)", "P(rings)"]
     table = list(predict(run, [str(mixed / "a.jpg"), str(mixed / "c.webp")], build(PredictConfig, {})))
-    assert table[0].split() == ["file", "class", "probability", "of", "rings"]
-    assert len(table) == 3
-    rows = list(predict(run, [str(mixed / "a.jpg")], build(PredictConfig, {"format": "csv"})))
-    assert rows[0] == "file,class,probability"
-    file, kind, p = rows[1].split(",")
-    assert (file, kind in ("rings", "crosses"), 0 <= float(p) <= 1) == (str(mixed / "a.jpg"), True, True)
+    assert table[0].split() == columns
+    assert [line.split()[0] for line in table[1:]] == [str(mixed / "a.jpg"), str(mixed / "c.webp")]
+    lines = list(predict(run, [str(mixed / "a.jpg")], build(PredictConfig, {"format": "csv"})))
+    (row,) = csv.DictReader(lines)
+    assert list(row) == columns
+    crosses, rings, confidence = (float(row[name]) for name in ("P(crosses)", "P(rings)", "confidence"))
+    assert (row["file"], row["class"]) == (str(mixed / "a.jpg"), "rings" if rings >= 0.5 else "crosses")
+    assert crosses + rings == pytest.approx(1, abs=2e-6)
+    assert confidence == max(crosses, rings)
+
+
+def test_rows_are_for_programs(run: Path, drawn: Path) -> None:
+    found = list(rows(run, [str(drawn / "rings")], build(PredictConfig, {})))
+    assert len(found) == 60
+    for row in found:
+        assert row["confidence"] == max(row["P(crosses)"], row["P(rings)"]) == row[f"P({row['class']})"]
 
 
 def test_predict_of_nothing_that_decodes_is_an_error(run: Path, mixed: Path) -> None:
@@ -129,14 +238,18 @@ def test_predict_of_nothing_that_decodes_is_an_error(run: Path, mixed: Path) -> 
 
 
 def test_visualize_draws_filters_and_maps(run: Path, mixed: Path, tmp_path: Path) -> None:
-    visualize(run, str(mixed / "b.png"), str(tmp_path / "f.png"))
-    image = cv2.imread(str(tmp_path / "f.png"))
+    out = tmp_path / "new" / "folder" / "f.png"
+    visualize(run, str(mixed / "b.png"), str(out))
+    image = cv2.imread(str(out))
     assert image.shape[0] > 300
     assert image.std() > 5
     with pytest.raises(UserError, match=r"the JPEG is cut short or damaged; give another image"):
         visualize(run, str(mixed / "broken.jpg"), str(tmp_path / "g.png"))
+    (tmp_path / "h.png").mkdir()
+    with pytest.raises(UserError, match=r"--out: .*h.png is a folder; name a file in it"):
+        visualize(run, str(mixed / "a.jpg"), str(tmp_path / "h.png"))
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="is no run folder; name the --out of a twofold train"):
+    with pytest.raises(UserError, match="is not a run folder; name the --out of a twofold train"):
         _evaluate(tmp_path)

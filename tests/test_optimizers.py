@@ -115,7 +115,7 @@ def test_muon_is_the_written_out_one_on_kernels_as_matrices(shape: tuple[int, ..
     assert np.linalg.norm(moved) == pytest.approx(min(matrices[0].shape) ** 0.5, rel=1e-5)
     np.testing.assert_allclose(moved.reshape(expected.shape), expected, atol=0.01)  # Newton-Schulz runs in bfloat16
     without = _muon(matrices[0], matrices[1:], 0.05, 0.0)
-    assert np.abs(moved.reshape(expected.shape) - without).max() > 0.04
+    assert np.abs(moved.reshape(expected.shape) - without).max() > 0.02
 
 
 def test_muon_orthogonalises_all_kernels_but_the_heads() -> None:

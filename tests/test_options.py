@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -11,14 +12,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from job.cli import COMMANDS, read
-from job.config.options import Knob, build, knobs, leaves, nearest, read_toml, replace, to_toml
+from job.config import effects
+from job.config.options import Knob, Request, build, knobs, leaves, nearest, read_keywords, read_toml, replace, to_toml
 from job.config.schema import Config, EvaluateConfig, PrepareConfig
 from job.errors import UserError
 from job.storage import local
 
 
 def _train(argv: list[str], environ: dict[str, str] | None = None) -> Any:
-    return read("train", argv, environ or {})[1]
+    return read("train", argv, environ or {}).config
 
 
 def _refused(argv: list[str], environ: dict[str, str] | None = None, command: str = "train") -> str:
@@ -37,10 +39,12 @@ def _file(folder: Path, text: str) -> str:
 def test_flag_over_environment_over_file_over_default(tmp_path: Path) -> None:
     file = _file(tmp_path, "[schedule]\nepochs = 3\nseed = 3\npatience = 3\n")
     environ = {"TWOFOLD_EPOCHS": "2", "TWOFOLD_SEED": "2"}
-    _, config, given_names = read("train", ["--config", file, "--epochs", "1"], environ)
-    schedule = config.schedule
+    request = read("train", ["--config", file, "--epochs", "1"], environ)
+    schedule = request.config.schedule
     assert (schedule.epochs, schedule.seed, schedule.patience, schedule.monitor) == (1, 2, 3, "log_loss")
-    assert given_names == {"epochs", "seed", "patience"}
+    assert request.given == {"epochs", "seed", "patience"}
+    assert request.fixed == {"epochs", "seed"}
+    assert request.flags == {"epochs"}
 
 
 def test_auto_in_a_stronger_source_undoes_a_weaker_one(tmp_path: Path) -> None:
@@ -118,7 +122,7 @@ def test_mistakes_in_a_file(tmp_path: Path, text: str, message: str) -> None:
 
 
 def test_a_file_that_is_not_there_is_a_folder_or_not_utf8(tmp_path: Path) -> None:
-    assert _refused(["--config", str(tmp_path / "no.toml")]).endswith("no such configuration file; check the name given to --config")
+    assert _refused(["--config", str(tmp_path / "no.toml")]).endswith("configuration file not found; check the name given to --config")
     assert "is a folder, not a configuration file" in _refused(["--config", str(tmp_path)])
     (tmp_path / "latin.toml").write_bytes(b'[output]\nout = "caf\xe9"\n')
     assert "is not valid TOML" in _refused(["--config", str(tmp_path / "latin.toml")])
@@ -127,8 +131,8 @@ def test_a_file_that_is_not_there_is_a_folder_or_not_utf8(tmp_path: Path) -> Non
 def test_a_variable_of_another_command_is_no_error() -> None:
     environ = {"TWOFOLD_SPLIT": "all", "TWOFOLD_FORMAT": "csv", "TWOFOLD_SIDE": "64"}
     assert _train([], environ).prepare.side == 64
-    assert read("prepare", [], environ)[1].prepare.side == 64
-    assert read("evaluate", ["run"], environ)[1].evaluation.split == "all"
+    assert read("prepare", [], environ).config.prepare.side == 64
+    assert read("evaluate", ["run"], environ).config.evaluation.split == "all"
     with pytest.raises(UserError, match="TWOFOLD_SPLITS: unknown environment variable; did you mean TWOFOLD_SPLIT"):
         read("prepare", [], {"TWOFOLD_SPLITS": "all"})
 
@@ -205,7 +209,7 @@ def test_leaf_names_are_unique_and_mean_the_same_everywhere() -> None:
         flags = [knob.flag for knob in knobs(command.tree)]
         flags += [f"--no-{knob.flag[2:]}" for knob in knobs(command.tree) if knob.kind is bool]
         assert len(flags) == len(set(flags))
-        assert not {"--config", "--quiet", "--help", "--version"} & set(flags)
+        assert not {"--config", "--quiet", "--help", "--help-all", "--version"} & set(flags)
         for knob in knobs(command.tree):
             meta = knob.field.metadata
             meanings[knob.name].add((knob.table, meta["help"], meta["unit"], knob.field.default, str(knob.kind)))
@@ -213,25 +217,155 @@ def test_leaf_names_are_unique_and_mean_the_same_everywhere() -> None:
     assert {name: m for name, m in meanings.items() if len(m) > 1} == {}
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_help_has_a_line_for_every_knob(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+def _help(command: str, flag: str, capsys: pytest.CaptureFixture[str]) -> str:
     with pytest.raises(SystemExit) as left:
-        read(command, ["--help"], {})
+        read(command, [flag], {})
     assert left.value.code == 0
-    out = capsys.readouterr().out
+    return capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_all_has_a_line_for_every_knob(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    out = _help(command, "--help-all", capsys)
     text = "".join(out.split())
     for knob in knobs(COMMANDS[command].tree):
         meta = knob.field.metadata
         assert meta["help"].strip(), knob.name
-        assert f"\n  {knob.flag} " in out or f"\n  {knob.flag}\n" in out, knob.flag
+        assert re.search(rf"^  {knob.flag}[ ,\n]", out, re.MULTILINE), knob.flag
         assert "".join(meta["help"].split()) in text, knob.name
         if knob.field.default is None:
             assert meta["auto"], f"{knob.name}: help does not say what auto is"
             assert "".join(f"(default: auto: {meta['auto']})".split()) in text, knob.name
-    assert all(len(line) <= 118 for line in out.splitlines())
+
+
+@pytest.mark.parametrize("flag", ["--help", "--help-all"])
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_fits_a_terminal_of_80_columns_and_breaks_no_word(command: str, flag: str, capsys: pytest.CaptureFixture[str]) -> None:
+    out = _help(command, flag, capsys)
+    assert all(len(line) <= 80 for line in out.splitlines())
+    if flag == "--help-all":
+        assert {word for knob in knobs(COMMANDS[command].tree) for word in knob.field.metadata["help"].split()} <= set(out.split())
+
+
+def test_the_help_of_train_shows_ten_options_and_where_the_others_are(capsys: pytest.CaptureFixture[str]) -> None:
+    out = _help("train", "--help", capsys)
+    shown = {knob.name for knob in knobs(Config) if re.search(rf"^  {knob.flag}[ ,\n]", out, re.MULTILINE)}
+    assert shown == {"data", "out", "val", "model", "size", "augment", "lr", "epochs", "batch", "gpus"}
+    assert f"{len(knobs(Config)) - 10} more options: twofold train --help-all" in out
+    assert "more options" not in _help("prepare", "--help", capsys)
 
 
 def test_nearest_lists_a_few_names_and_points_to_help_for_many() -> None:
     assert nearest("zzz", ["ab", "cd"]) == "known: ab, cd"
     assert nearest("zzz", [f"name{k}" for k in range(13)]) == "see --help"
-    assert nearest("nam3x", ["name3"]) == "did you mean name3?"
+    assert nearest("naem3", ["name3"]) == "did you mean name3?"
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("--epocs", "--epochs"),
+        ("--lrr", "--lr"),
+        ("--weightdecay", "--weight-decay"),
+        ("--batch-size", "--batch"),
+        ("--optimiser", "--optimizer"),
+        ("--sead", "--seed"),
+        ("--pretrained", None),
+        ("--learning-rate", None),
+        ("--rate", None),
+        ("--imagenet", None),
+        ("--output-width", None),
+    ],
+)
+def test_what_is_not_close_is_not_proposed(typed: str, meant: str | None) -> None:
+    assert nearest(typed, [knob.flag for knob in knobs(Config)]) == (f"did you mean {meant}?" if meant else "see --help")
+
+
+def test_keywords_of_python_are_read_as_strictly_as_flags(tmp_path: Path) -> None:
+    values = read_keywords(dict(data=tmp_path, filters=(8, 16), lr=1, batch=None, size="auto", xla=True), Config)
+    assert values == dict(data=str(tmp_path), filters=(8, 16), lr=1.0, batch=None, size=None, xla=True)
+    for keywords, line in (
+        (dict(epocs=5), "epocs: unknown option; did you mean epochs?"),
+        (dict(batch_size=5), "batch_size: unknown option; did you mean batch?"),
+        (dict(epochs="five"), "epochs: 'five' is a text, not a whole number; give N without quotation marks"),
+        (dict(epochs=None), "epochs: None is not a whole number; give N"),
+        (dict(lr=-1), "lr: -1.0 is not above 0; give more than 0"),
+    ):
+        with pytest.raises(UserError) as caught:
+            read_keywords(keywords, Config)
+        assert str(caught.value) == line
+
+
+def _asked(command: str, *argv: str, environ: dict[str, str] | None = None) -> Request:
+    return read(command, argv, environ or {})
+
+
+@pytest.mark.parametrize(
+    ("command", "argv", "line"),
+    [
+        ("train", ["--dense", "8"], "--dense: has no effect: the residual model has no dense layers; remove it, or use --model classic"),
+        ("train", ["--batchnorm"], "--batchnorm: has no effect: the residual model always uses it; remove it, or use --model classic"),
+        ("train", ["--dry-run", "--show-augment=x.png"], "--dry-run: has no effect: --show-augment exits before it; give one of the two"),
+        ("sweep", ["--threads", "1"], "--threads: has no effect: a trial has its own; use --cpus-per-trial"),
+        ("sweep", ["--workers", "1"], "--workers: has no effect: a trial has its own; use --cpus-per-trial"),
+        (
+            "sweep", ["--engine=keras-tuner", "--first-rung=2"],
+            "--first-rung: has no effect: keras-tuner has no ASHA; remove it, or use --engine ray",
+        ),
+        (
+            "sweep", ["--engine=keras-tuner", "--search=random", "--reduction=2"],
+            "--reduction: has no effect: this search has no rungs; remove it, or use --search hyperband",
+        ),
+    ],
+)  # fmt: skip
+def test_a_flag_without_effect_is_refused(command: str, argv: list[str], line: str) -> None:
+    request = _asked(command, *argv)
+    with pytest.raises(UserError) as caught:
+        effects.check(request, request.config)
+    assert str(caught.value) == line
+
+
+@pytest.mark.parametrize(
+    ("command", "argv"),
+    [
+        ("train", ["--model=classic", "--dense=8", "--batchnorm", "--threads=1", "--workers=1", "--dry-run"]),
+        ("train", ["--no-batchnorm"]),  # refused with a reason of its own
+        ("sweep", ["--dense=8", "--space=s.toml"]),  # which may search the network
+        ("sweep", ["--first-rung=2", "--reduction=2"]),
+        ("sweep", ["--engine=keras-tuner", "--reduction=2"]),
+    ],
+)
+def test_a_flag_with_an_effect_passes(command: str, argv: list[str]) -> None:
+    request = _asked(command, *argv)
+    assert effects.check(request, request.config) == ""
+
+
+def test_what_a_file_or_a_variable_sets_without_effect_is_named(tmp_path: Path) -> None:
+    file = _file(tmp_path, "[model]\ndense = [8]\nbatchnorm = true\n[work]\nworkers = 2\n")
+    request = _asked("sweep", "--config", file, environ={"TWOFOLD_THREADS": "2"})
+    own = "threads (a trial has its own), workers (a trial has its own)"
+    line = f"note: without effect here: dense (the residual model has no dense layers), {own}"
+    assert effects.check(request, request.config) == line
+
+
+def test_options_of_prepare_must_say_what_ready_shards_are(tmp_path: Path) -> None:
+    settings = dict(side=160, val=0.1, test=0.0, positive="", max_bad=0.01)
+
+    def check(*argv: str) -> str:
+        return effects.check_prepared(_asked("train", *argv), settings, ("cats", "dogs"), "shards")
+
+    assert check("--side=160", "--val=0.1", "--positive=dogs") == ""
+    for flag, was in (
+        ("--side=99", "160"),
+        ("--val=0.2", "0.1"),
+        ("--test=0.2", "0.0"),
+        ("--positive=cats", "dogs"),
+        ("--max-bad=0.5", "0.01"),
+    ):
+        with pytest.raises(UserError) as caught:
+            check(flag)
+        name = flag.split("=")[0]
+        fix = "remove it, or give the images themselves and a new --out"
+        assert str(caught.value) == f"{name}: has no effect: shards is already prepared, with {was}; {fix}"
+    file = _file(tmp_path, "[prepare]\nval = 0.2\ntest = 0.0\nside = 99\n")
+    assert check("--config", file) == "note: without effect here: side, val (shards is already prepared)"

@@ -11,9 +11,8 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from scipy import stats
 
-from job.config.resolve import Augment, resolve
+from job.config.resolve import resolve
 from job.config.schema import Model
 from job.data import manifest, pixels
 from job.machine import devices
@@ -22,11 +21,13 @@ from job.models.network import build_network, variables_of
 from job.models.residual import PATCH_SIDE, REGULAR, STEM
 from job.runs import checkpoints
 from job.runs.checkpoints import Checkpoint, inference_weights
+from job.runs.records import read_metrics
 from job.runs.state import State
 from job.shutdown import Stop
 from job.training import augment
 from job.training import step as step_module
 from job.training.build import build, restore
+from job.training.saver import Saver
 from tests.conftest import small
 from tests.stepping import PLAIN, SIZE, make_batch, make_step
 
@@ -49,7 +50,7 @@ def _trained(layer: Any, x: Any, weights: Any) -> tuple[Any, ...]:
     return (y, *tape.gradient(loss, [inputs, layer.gamma.value, layer.beta.value]))
 
 
-def test_batchnorm_is_kerass_with_the_unbiased_variance_kept(rng: np.random.Generator) -> None:
+def test_batch_normalization_is_kerass_with_the_unbiased_variance_kept(rng: np.random.Generator) -> None:
     x = rng.normal(3, 2, (6, 4, 4, 5)).astype(np.float32)
     weights = rng.normal(size=x.shape).astype(np.float32)
     settings = dict(momentum=0.9, epsilon=1e-3)
@@ -95,7 +96,7 @@ def test_each_dropout_has_columns_of_its_own() -> None:
 # The loss, and the step as a whole
 
 
-def test_the_loss_is_kerass_with_label_smoothing(rng: np.random.Generator) -> None:
+def test_the_loss_is_kerass_binary_cross_entropy_with_label_smoothing(rng: np.random.Generator) -> None:
     step = make_step(**{**PLAIN, "smoothing": 0.2})
     targets, logits = rng.random(50, dtype=np.float32), rng.normal(0, 4, 50).astype(np.float32)
     theirs = keras.losses.BinaryCrossentropy(from_logits=True, label_smoothing=0.2, reduction=None)
@@ -131,7 +132,7 @@ def test_steps_are_those_of_a_stock_network_under_kerass_optimizer() -> None:
             np.testing.assert_allclose(arrays[f"weights/{path}"], variable, rtol=2e-3, atol=1e-4, err_msg=path)
 
 
-def test_averages_follow_the_weights_by_their_decay_and_are_what_is_validated() -> None:
+def test_averages_follow_the_weights_by_their_decay() -> None:
     """Weights and moving statistics; the decay is smaller in the first steps, so that the beginning is forgotten."""
     step = make_step(ema=0.3)
     before = step.arrays()
@@ -144,11 +145,15 @@ def test_averages_follow_the_weights_by_their_decay_and_are_what_is_validated() 
             expected[name] = decay * expected[name] + (1 - decay) * arrays[name.replace("average/", "weights/")]
             np.testing.assert_allclose(arrays[name], expected[name], rtol=1e-4, atol=1e-5, err_msg=name)
     assert {"average/head/kernel", "average/stage1_norm/moving_mean"} <= set(names)
-    weights = inference_weights(arrays, 0.0)
-    assert set(weights) == {v.path for v in step.network.model.variables}
-    np.testing.assert_array_equal(weights["head/kernel"], arrays["average/head/kernel"])
-    np.testing.assert_array_equal(weights["stem/kernel"], arrays["weights/stem/kernel"])
-    assert inference_weights(arrays, 1.5)["head/bias"] == pytest.approx(arrays["average/head/bias"] - 1.5)
+
+
+def test_inference_takes_the_averages_and_takes_back_what_class_weights_add() -> None:
+    arrays = {
+        "weights/head/bias": np.array([1.0]), "average/head/bias": np.array([2.0]), "weights/a": np.array([3.0]), "slots/a/v": np.zeros(1)
+    }  # fmt: skip
+    chosen = inference_weights(arrays, 0.5)
+    assert {name: float(value[0]) for name, value in chosen.items()} == {"head/bias": 1.5, "a": 3.0}
+    assert float(inference_weights(arrays, 0.0)["head/bias"][0]) == 2.0
 
 
 def test_float16s_scale_doubles_after_so_many_finite_steps_and_halves_on_overflow(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -171,21 +176,7 @@ def test_float16s_scale_doubles_after_so_many_finite_steps_and_halves_on_overflo
     assert after(1.5) == (1, 0)  # never under 1
 
 
-# Augmentation and whitening
-
-
-def test_mixup_mixes_with_the_next_image_by_a_share_of_beta(rng: np.random.Generator) -> None:
-    images, labels = rng.integers(0, 256, (6, 16, 16, 3), dtype=np.uint8), np.array([0, 1, 1, 0, 1, 0], np.float32)
-    noise = rng.random((6, augment.COLUMNS), dtype=np.float32)
-    off = dict.fromkeys(("augment", "flip", "rotate", "brightness", "contrast", "saturation", "erase"), 0.0)
-    options = Augment(**off, crop=1.0, mixup=0.4)
-    mixed, targets = augment.augment(images, labels, noise, options, 16)
-    quantile = (np.floor(noise[:, 13] * 4096) + 0.5) / 4096
-    drawn = stats.beta(0.4, 0.4).ppf(quantile)
-    share = np.maximum(drawn, 1 - drawn)
-    np.testing.assert_allclose(targets, share * labels + (1 - share) * np.roll(labels, -1), atol=1e-3)
-    weight = share[:, None, None, None]
-    np.testing.assert_allclose(mixed, weight * images + (1 - weight) * np.roll(images, -1, axis=0), atol=0.3)
+# Whitening
 
 
 def test_a_run_begins_with_a_stem_that_whitens_its_own_images(shards: Path, tmp_path: Path) -> None:
@@ -210,12 +201,23 @@ def test_a_run_begins_with_a_stem_that_whitens_its_own_images(shards: Path, tmp_
     assert variances.max() < 1.01
 
 
-# Checkpoints on the disk
+# What is kept of a run
 
 
-def test_a_checkpoints_files_are_synced_whole_before_their_renames_and_the_folder_after(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_epochs_figures_are_the_means_of_its_steps(run: Path) -> None:
+    """Each step is of one batch, and every step is logged."""
+    records = read_metrics(run)
+    for epoch in (record for record in records if record["kind"] == "epoch"):
+        steps = [r for r in records if r["kind"] == "step" and r["epoch"] == epoch["epoch"]]
+        assert len(steps) > 1
+        assert epoch["train_loss"] == pytest.approx(np.mean([r["loss"] for r in steps]))
+        assert epoch["train_accuracy"] == pytest.approx(np.mean([r["accuracy"] for r in steps]))
+        assert epoch["learning_rate"] == pytest.approx(steps[-1]["learning_rate"])
+        assert max(r["loss"] for r in steps) < 3
+
+
+def test_a_checkpoint_is_on_the_disk_before_its_name_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both files are synced whole before the folder gets its name, the folder above after that, and all are closed."""
     seen: list[tuple[str, str]] = []
     fsync, replace = os.fsync, os.replace
 
@@ -240,3 +242,15 @@ def test_a_checkpoints_files_are_synced_whole_before_their_renames_and_the_folde
         ("sync", "state.npz"), ("sync", temporary), ("rename", "checkpoint.json"), ("sync", ".step-00000007.tmp"),
         ("rename", "step-00000007"), ("sync", "c"),
     ]  # fmt: skip
+
+
+def test_the_best_checkpoint_and_the_newest_two_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Run:
+        folder = tmp_path
+        step = type("Step", (), {"arrays": staticmethod(lambda: {"weights/a": np.zeros(1)})})
+
+    monkeypatch.setattr(Saver, "summarise", lambda *arguments: None)
+    saver = Saver(Run())  # type: ignore[arg-type]
+    for step in range(1, 6):
+        saver.save(State(fingerprint="f", step=step, best_step=min(step, 2)))
+    assert checkpoints.steps(saver.folder) == [5, 4, 2]

@@ -163,9 +163,11 @@ def test_who_was_killed_does_not_seem_to_run(stopped: Path, tmp_path: Path) -> N
     summary = records.read_summary(run)
     assert summary is not None
     records.write_summary(run, replace(summary, status="running"))  # as a kill leaves it
-    assert not records.is_running(run)
+    running = replace(summary, status="running")
+    assert records.standing(run, running) == f"cut off: process {summary.process} is gone; rerun its twofold train to resume"
     with lock.only_writer(run):
-        assert records.is_running(run)
+        assert records.standing(run, running).startswith("running, last saved ")
+    assert records.standing(run, summary) == "stopped"
     assert summary.process.startswith(f"{os.getpid()} on ")
     assert 0 <= time.time() - summary.updated < 3600
 

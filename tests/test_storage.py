@@ -40,7 +40,7 @@ def test_a_write_that_fails_leaves_the_old_content(tmp_path: Path, monkeypatch: 
     worded = from_os_error(caught.value)
     assert worded is not None
     assert worded.code == 69
-    assert str(worded) == f"{path}: the disk is full; free some space and run the same command again"
+    assert str(worded) == f"{path}: the disk is full; free some space and rerun to resume"
 
 
 def test_write_json_is_read_back(tmp_path: Path) -> None:
@@ -124,7 +124,7 @@ def test_make_folder_over_a_file(tmp_path: Path) -> None:
     [
         (errno.EROFS, "the file system is read-only"),
         (errno.EACCES, "permission denied"),
-        (errno.EIO, "the disk gave an input/output error"),
+        (errno.EIO, "the file system failed (Input/output error)"),
         (errno.EDQUOT, "the disk is full"),
     ],
 )

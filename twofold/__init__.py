@@ -7,17 +7,14 @@ this imports nothing heavy.
 from __future__ import annotations
 
 import contextvars
-import json
 import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from job import __version__, commands
 from job.config.options import Request, build, read_keywords
-from job.config.options import replace as with_options
 from job.config.schema import Config, EvaluateConfig, PredictConfig, PrepareConfig, SweepConfig
 from job.console import console
 from job.errors import Interrupted, UserError
@@ -52,9 +49,7 @@ def evaluate(run: _Path, **options: Any) -> dict[str, Any]:
 
 def predict(run: _Path, *paths: _Path, **options: Any) -> list[dict[str, Any]]:
     """Classify images, folders and archives; returns a row for each image, with the columns that `twofold predict` prints."""
-    request = _request(PredictConfig, options, run=os.fspath(run), path=[os.fspath(path) for path in paths])
-    request = replace(request, config=with_options(request.config, format="jsonl"))
-    return _run(lambda request, stop: [json.loads(line) for line in commands.predict(request, stop)], request)
+    return _run(commands.predict_rows, _request(PredictConfig, options, run=os.fspath(run), path=[os.fspath(path) for path in paths]))
 
 
 def sweep(**options: Any) -> list[dict[str, Any]]:

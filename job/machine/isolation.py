@@ -43,7 +43,7 @@ def imports() -> Iterator[None]:
         logger.setLevel(level)
         for name, value in theirs.items():
             if value is None:
-                del os.environ[name]
+                os.environ.pop(name, None)
             else:
                 os.environ[name] = value
         if first and theirs["MPLBACKEND"] and "matplotlib" in sys.modules:
