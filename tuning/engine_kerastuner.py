@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import contextlib
 import io
+import math
 import os
+import warnings
 from collections.abc import Callable
 from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import keras_tuner
-from keras_tuner.errors import FailedTrialError, FatalError
-from keras_tuner.src import config as keras_tuner_config
+from keras_tuner.errors import FatalError
 
 from job.errors import MachineError
 from job.runs.records import Epoch
@@ -27,7 +28,6 @@ from tuning.state import START, SweepState
 from tuning.status import StatusTable
 from tuning.worker import Worker
 
-keras_tuner_config.DEBUG = False  # it would print the traceback of each trial that fails: the state has the reason
 ENDLESS = 10**9
 STATE = "keras-tuner"  # its folder
 
@@ -49,7 +49,8 @@ def search(plan: Plan, state: SweepState, status_table: StatusTable, halt: Halt,
             runner.run(START, plan.start)
         with contextlib.redirect_stdout(io.StringIO()):  # it announces that it reloads
             tuner = _Tuner(runner, _oracle(plan, state, halt, seed))
-        with contextlib.suppress(_Leave):
+        with contextlib.suppress(_Leave), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # NumPy's, of the score of a trial that failed
             tuner.search(verbose=0)
     except _Leave:
         pass
@@ -109,7 +110,7 @@ class _Tuner(keras_tuner.engine.base_tuner.BaseTuner):  # type: ignore[misc]
         outcome = self.runner.run(id, point, int(values.get("tuner/epochs", 0)), parent)
         score = self.runner.state.score(self.runner.state.trials[id])
         if outcome.status == "failed" or score is None:
-            raise FailedTrialError(outcome.reason)
+            return math.nan  # counts as failed; FailedTrialError would print a traceback
         return -score if self.runner.plan.rising else score
 
     def save_model(self, trial_id: str, model: Any, step: int = 0) -> None:

@@ -1,4 +1,4 @@
-"""What a sweep is: its space, its starting configuration, and what each trial may use. Passed whole to the workers."""
+"""What a sweep is: its space, its starting configuration, and what each trial may use. Passed whole to Ray's workers."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any, cast
 
 from job.config.options import replace
 from job.config.schema import RISING, Config
+from job.machine import devices
 from job.shutdown import Stop
 from tuning.space import Point, Space
 
@@ -20,7 +21,7 @@ class Plan:
     """A sweep.
 
     `base` is the starting configuration with `source.data` the shards, absolute; `start` is its point, None where it
-    lies outside the space. `gpus` and `cpus` are a trial's; `memory` GiB for its decoded images.
+    lies outside the space. `gpus` and `cpus` are a trial's; `concurrent` trials run at once, over all machines.
     """
 
     out: Path
@@ -34,7 +35,6 @@ class Plan:
     concurrent: int
     gpus: float
     cpus: int
-    memory: float | None
 
     @property
     def epochs(self) -> int:
@@ -62,13 +62,26 @@ class Plan:
         return cast(Config, replace(self.base, **self.space.values(point or {})))
 
     def config(self, trial: str, point: Point | None, until: int = 0) -> Config:
-        """A trial's configuration on its share of the machine, up to an epoch; 0 is to the end."""
+        """A trial's configuration on its share of this machine as it is now, up to an epoch; 0 is to the end.
+
+        Call it where the trial will run, and when it starts.
+        """
         gpus = "none" if not self.gpus else "all" if self.gpus < 1 else str(int(self.gpus))
-        share: dict[str, Any] = dict(threads=self.cpus, workers=self.cpus, gpus=gpus, memory=self.memory)
+        share: dict[str, Any] = dict(threads=self.cpus, workers=self.cpus, gpus=gpus, memory=self._memory())
         if self.gpus >= 1:
             share["replicas"] = int(self.gpus)
         stop_after = until if until < self.epochs else 0
         return cast(Config, replace(self.searched(point), **share, out=str(self.folder(trial)), stop_after=stop_after))
+
+    def _memory(self) -> float:
+        """GiB for a trial's decoded images: as given, or its share of half of what is free now.
+
+        Other trials may be about to take their share, so it is that of all that can run on this machine at once.
+        """
+        if self.base.feed.memory is not None:
+            return self.base.feed.memory
+        here = min(self.concurrent, max(1, devices.cores() // self.cpus))
+        return round(devices.free_memory() / 2 / here / 2**30, 3)
 
 
 class Halt(Stop):

@@ -27,26 +27,34 @@ def write(state: SweepState) -> None:
         _best(state, state.best)
 
 
+def rows(state: SweepState) -> list[dict[str, Any]]:
+    """A row for each trial, with the columns of `trials.csv`; what is not known is None."""
+    plan, found = state.plan, []
+    for trial in state.trials.values():
+        summary = records.read_summary(plan.folder(trial.id))
+        document = {} if summary is None else summary.document()
+        values = leaves(plan.searched(trial.point))
+        found.append(
+            {
+                "trial": trial.id, "status": trial.status, "parent": trial.parent, plan.monitor: state.score(trial),
+                **{name: document.get(name) for name in _FIGURES}, "epochs": trial.epochs[-1].epoch if trial.epochs else 0,
+                "steps": trial.steps, "seconds": round(trial.seconds, 1),
+                **{d.name: values[d.name] for d in plan.space.dimensions}, "reason": trial.reason,
+            }
+        )  # fmt: skip
+    return found
+
+
 def _table(state: SweepState) -> None:
     plan = state.plan
     fields = [d.name for d in plan.space.dimensions]
     columns = ["trial", "status", "parent", plan.monitor, *_FIGURES, "epochs", "steps", "seconds", *fields, "reason"]
     file = io.StringIO()
-    writer = csv.DictWriter(file, columns, lineterminator="\n", restval="")
+    writer = csv.DictWriter(file, columns, lineterminator="\n")
     writer.writeheader()
-    for trial in state.trials.values():
-        summary = records.read_summary(plan.folder(trial.id))
-        document = {} if summary is None else summary.document()
-        values = leaves(plan.searched(trial.point))
-        writer.writerow(
-            {
-                "trial": trial.id, "status": trial.status, "parent": trial.parent, plan.monitor: state.score(trial),
-                **{name: document.get(name, "") for name in _FIGURES}, "epochs": trial.epochs[-1].epoch if trial.epochs else 0,
-                "steps": trial.steps, "seconds": round(trial.seconds, 1), "reason": trial.reason,
-                **{name: _shown(values[name]) for name in fields},
-            }
-        )  # fmt: skip
-    local.write_atomic(plan.out / TRIALS, file.getvalue())
+    for row in rows(state):
+        writer.writerow(row | {name: _shown(row[name]) for name in fields})
+    local.write_atomic(state.plan.out / TRIALS, file.getvalue())
 
 
 def _shown(value: Any) -> str:

@@ -25,7 +25,7 @@ from job.runs.records import Epoch, Summary
 from job.shutdown import Stop
 from job.storage import local, lock
 
-WAIT = 60.0  # seconds for the process of an earlier start to let go of the run folder
+WAIT = 60.0  # seconds for the process of an earlier start to release the run folder
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Outcome:
 
 
 def run(config: Config, on_epoch: Callable[[Epoch], Any], stop: Stop) -> Outcome:
-    """Train. What the libraries print goes to the run's log file.
+    """Train. What the job and the libraries print goes to the run's log file.
 
     Args:
         config: the trial's own.
@@ -46,21 +46,22 @@ def run(config: Config, on_epoch: Callable[[Epoch], Any], stop: Stop) -> Outcome
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
     folder = Path(config.output.out)
-    console.quiet = True
+    before, console.quiet = console.quiet, True
     try:
         local.make_folder(folder)
-        with _output_to(folder / "log.txt"):
-            try:
-                return Outcome(_train(config, on_epoch, stop).status)
-            except Interrupted:
-                return Outcome("interrupted")
-            except JobError:
-                raise
-            except Exception:
-                traceback.print_exc()
-                raise
-            finally:
-                _forget()
+        with _output_to(folder / records.LOG):
+            return _outcome(config, on_epoch, stop)
+    except OSError as error:
+        return _of_os_error(error)
+    finally:
+        console.quiet = before
+
+
+def _outcome(config: Config, on_epoch: Callable[[Epoch], Any], stop: Stop) -> Outcome:
+    try:
+        return Outcome(_train(config, on_epoch, stop).status)
+    except Interrupted:
+        return Outcome("interrupted")
     except MachineError as error:
         return Outcome("fault", str(error))
     except JobError as error:
@@ -68,10 +69,18 @@ def run(config: Config, on_epoch: Callable[[Epoch], Any], stop: Stop) -> Outcome
     except MemoryError:
         return Outcome("failed", "out of memory")
     except OSError as error:
-        known = from_os_error(error)
-        return Outcome("fault", str(known)) if known else Outcome("failed", _words(error))
+        traceback.print_exc()
+        return _of_os_error(error)
     except Exception as error:
+        traceback.print_exc()
         return Outcome("failed", _words(error))
+    finally:
+        _clear()
+
+
+def _of_os_error(error: OSError) -> Outcome:
+    known = from_os_error(error)
+    return Outcome("fault", str(known)) if known else Outcome("failed", _words(error))
 
 
 def _train(config: Config, on_epoch: Callable[[Epoch], Any], stop: Stop) -> Summary:
@@ -94,7 +103,7 @@ def _words(error: Exception) -> str:
     return f"{type(error).__name__}: {first[0][:300] if first else ''}"
 
 
-def _forget() -> None:
+def _clear() -> None:
     """Leave nothing of a trial behind in a process that runs another one after it."""
     if "keras" in sys.modules:
         import keras
@@ -128,12 +137,13 @@ def inherit(parent: Path, child: Path) -> None:
     if (child / records.CONFIG).exists():
         return
     shutil.rmtree(child, ignore_errors=True)
-    local.make_folder(child / "checkpoints")
-    newest = checkpoints.newest(parent / "checkpoints")
+    local.make_folder(child / records.CHECKPOINTS)
+    newest = checkpoints.newest(parent / records.CHECKPOINTS)
     if newest is None:
         return
-    best = newest.state.best_step
-    for step in {newest.state.step, newest.state.step if best is None else best}:
-        shutil.copytree(checkpoints.path(parent / "checkpoints", step), checkpoints.path(child / "checkpoints", step))
+    wanted = (newest.state.step, newest.state.best_step)
+    for step in (step for step in checkpoints.steps(parent / records.CHECKPOINTS) if step in wanted):
+        source = checkpoints.path(parent / records.CHECKPOINTS, step)
+        shutil.copytree(source, checkpoints.path(child / records.CHECKPOINTS, step))
     shutil.copy2(parent / records.METRICS, child / records.METRICS)
     shutil.copy2(parent / records.CONFIG, child / records.CONFIG)
