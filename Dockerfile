@@ -19,6 +19,7 @@ FROM dependencies AS project
 COPY pyproject.toml README.md LICENSE /src/
 COPY job /src/job
 COPY tuning /src/tuning
+COPY twofold /src/twofold
 RUN python3 -m pip --python /opt/twofold/bin/python wheel --no-deps --no-build-isolation --no-index --wheel-dir /dist /src
 
 FROM ${BASE_IMAGE}
@@ -29,6 +30,7 @@ RUN --mount=type=bind,from=project,source=/dist,target=/dist \
     python3 -m pip --python /opt/twofold/bin/python install --no-cache-dir --no-compile --no-deps --no-index /dist/*.whl \
     && /opt/twofold/bin/python -m compileall -q -f --invalidation-mode unchecked-hash \
         /opt/twofold/lib/python3*/site-packages/job /opt/twofold/lib/python3*/site-packages/tuning \
+        /opt/twofold/lib/python3*/site-packages/twofold \
     && install -d -o 10001 -g 10001 /twofold
 
 # Keras, matplotlib and Ray write into their user's home: /tmp is the only folder that is theirs.

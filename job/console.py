@@ -1,25 +1,33 @@
 """What people see while they wait: log lines and progress bars.
 
 Lines go to one stream and, once a run folder is known, to its log file too. Bars are drawn on terminals; elsewhere
-a plain line now and then says the same. For log collectors each line can be a JSON object.
+a plain line now and then says the same. For log collectors each line can be a JSON object. A reader that leaves (a
+closed pipe, a terminal that is gone, a full disk behind a redirection) costs its lines, never the work.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
 
+from job.errors import JobError
+
 PLAIN_SECONDS = 10.0  # between two plain progress lines
+GONE = (OSError, ValueError)  # what a write raises where nobody reads any more, or the stream is closed
 
 
 class Console:
-    """Where lines go: standard output, or standard error where that holds a result. `quiet` keeps them to the log file."""
+    """Where lines go: standard output, or standard error where that holds a result. `quiet` keeps them to the log file.
+
+    `libraries` is the descriptor of a file that takes what TensorFlow prints on descriptor 2, until there is a log file.
+    """
 
     def __init__(self) -> None:
         self.to_stderr = False
@@ -27,16 +35,32 @@ class Console:
         self.json = False
         self.drawing = False
         self.file: IO[str] | None = None
+        self.libraries: int | None = None
         self._bar: Any = None
 
     @property
-    def stream(self) -> IO[str]:
+    def stream(self) -> Any:
+        """The stream as it is now; None where the process was started without one."""
         return sys.stderr if self.to_stderr else sys.stdout
 
     @property
     def live(self) -> bool:
         """Whether what is shown may be drawn over: on a terminal, for people."""
-        return not self.quiet and not self.json and self.stream.isatty()
+        return not self.quiet and not self.json and getattr(self.stream, "isatty", lambda: False)()
+
+    @contextmanager
+    def using(self, **settings: bool) -> Iterator[None]:
+        """Set `quiet`, `json` or `to_stderr` while inside."""
+        before = {name: getattr(self, name) for name in settings}
+        vars(self).update(settings)
+        try:
+            yield
+        finally:
+            vars(self).update(before)
+
+    def silenced(self) -> Any:
+        """While inside, lines go to the log file alone."""
+        return self.using(quiet=True)
 
     def worded(self, line: str, **fields: Any) -> str:
         """A line as the stream takes it: itself, or the JSON object that Google Cloud's collectors and others read."""
@@ -47,25 +71,51 @@ class Console:
         return json.dumps({"time": now, "severity": severity, "message": line, **fields})
 
     def log(self, line: str, **fields: Any) -> None:
-        """Say a line; `fields` are figures that only the JSON form carries."""
+        """Log a line; `fields` are figures that only the JSON form carries."""
         if not self.quiet:
             if self._bar is not None:
                 self._bar.console.print(line, markup=False, highlight=False, soft_wrap=True)
             else:
-                print(self.worded(line, **fields), file=self.stream, flush=True)
-        if self.file is not None:
+                self.write(self.worded(line, **fields) + "\n")
+        self.keep(line)
+
+    def write(self, text: str) -> None:
+        """Write to the stream, whether somebody reads it or not."""
+        stream = self.stream
+        if stream is not None:
+            with suppress(*GONE):
+                stream.write(text)
+                stream.flush()
+
+    def keep(self, line: str) -> None:
+        """Write a line to the log file, if there is one. The run does not depend on it."""
+        if self.file is None:
+            return
+        try:
             self.file.write(line + "\n")
             self.file.flush()
+        except GONE as error:
+            lost, self.file = self.file, None
+            self.log(f"warning: {lost.name} cannot be written ({error}); continuing without it")
 
     @contextmanager
     def copy_to(self, path: Path) -> Iterator[None]:
-        """Also write each line to a file while inside."""
-        before, self.file = self.file, path.open("a", encoding="utf-8", errors="backslashreplace")
+        """While inside, also write each line to a file, and what TensorFlow prints where `libraries` holds it."""
+        file, before, held = path.open("a", encoding="utf-8", errors="backslashreplace"), self.file, self.libraries
+        if held is not None:
+            _turn(held, file.fileno())
+        self.file = file
         try:
             yield
+        except JobError as error:
+            self.keep(f"twofold: {error}")
+            raise
         finally:
-            self.file.close()
             self.file = before
+            if held is not None:
+                os.dup2(held, 2)
+            with suppress(*GONE):
+                file.close()
 
     @contextmanager
     def progress(self, what: str, total: int, unit: str, done: int = 0) -> Iterator[Progress]:
@@ -73,12 +123,11 @@ class Console:
         if self._bar is not None or not self.live:
             yield Progress(self, what, total, unit, done, None)
             return
-        from rich.console import Console as RichConsole
         from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
         from rich.progress import Progress as RichProgress
 
         columns = ("{task.description}", BarColumn(), "{task.completed}/{task.total}", TextColumn("{task.fields[rate]}"))
-        with RichProgress(*columns, TimeRemainingColumn(), console=RichConsole(file=self.stream), transient=True) as bar:
+        with RichProgress(*columns, TimeRemainingColumn(), console=self._rich(), transient=True) as bar:
             self._bar = bar
             try:
                 yield Progress(self, what, total, unit, done, bar)
@@ -88,19 +137,45 @@ class Console:
     @contextmanager
     def drawn(self, what: Any) -> Iterator[None]:
         """Draw something of Rich's over itself, twice a second, with log lines above; only where that is `live`."""
-        from rich.console import Console as RichConsole
         from rich.live import Live
 
-        with Live(what, console=RichConsole(file=self.stream), refresh_per_second=2, transient=True) as bar:
+        with Live(what, console=self._rich(), refresh_per_second=2, transient=True) as bar:
             self._bar, self.drawing = bar, True
             try:
                 yield
             finally:
                 self._bar, self.drawing = None, False
 
+    def _rich(self) -> Any:
+        from rich.console import Console as RichConsole
+
+        return RichConsole(file=_Outlet(self, self.stream))  # type: ignore[arg-type]
+
+
+class _Outlet:
+    """The console's stream for Rich, which draws from a thread of its own: its writes must not raise either."""
+
+    def __init__(self, console: Console, stream: Any) -> None:
+        self.write, self._stream = console.write, stream
+
+    def flush(self) -> None:
+        """`Console.write` flushes."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+def _turn(held: int, log: int) -> None:
+    """Turn descriptor 2 to a log file, and move there what was held until now."""
+    with suppress(OSError):
+        os.write(log, os.pread(held, os.fstat(held).st_size, 0))
+        os.ftruncate(held, 0)
+        os.lseek(held, 0, os.SEEK_SET)
+    os.dup2(log, 2)
+
 
 class Progress:
-    """One piece of work under way; `advance` it."""
+    """One piece of work in progress; `advance` it."""
 
     def __init__(self, console: Console, what: str, total: int, unit: str, done: int, bar: Any) -> None:
         self.console, self.what, self.total, self.unit, self.bar = console, what, total, unit, bar

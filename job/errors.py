@@ -9,10 +9,11 @@ BUG = 1
 USER = 2
 MACHINE = 69
 INTERRUPTED = 75
+READER_LEFT = 141  # as shells say of SIGPIPE: the reader of a result left before all of it was printed
 
 
 class JobError(Exception):
-    """A fault that one line explains: where it is, what is wrong, what to do about it."""
+    """An error that one line explains: where it is, what is wrong, what to do about it."""
 
     code = BUG
 
@@ -27,9 +28,13 @@ class UserError(JobError):
 
 
 class MachineError(JobError):
-    """This machine's or a service's fault: no GPU, full disk, read-only folder (exit code 69)."""
+    """An error of this machine or of a service: no GPU, full disk, read-only folder (exit code 69)."""
 
     code = MACHINE
+
+
+class OutOfMemory(MachineError):
+    """What was asked for does not fit into the memory of this machine or its GPU; less of it may."""
 
 
 class ProofError(JobError):
@@ -37,18 +42,20 @@ class ProofError(JobError):
 
 
 class Interrupted(Exception):
-    """Stopped by a signal with everything saved; the same command goes on (exit code 75)."""
+    """Stopped by a signal, with everything saved; rerun to resume (exit code 75)."""
 
 
 def from_os_error(error: OSError) -> MachineError | None:
-    """Word the faults of a disk in house form; None where the error is of another kind."""
+    """The errors of a disk in house form; None where the error is of another kind."""
     where = str(error.filename or "disk")
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return MachineError(where, "the disk is full", "free some space and run the same command again")
+        return MachineError(where, "the disk is full", "free some space and rerun to resume")
     if error.errno == errno.EROFS:
         return MachineError(where, "the file system is read-only", "name a folder that can be written with --out")
     if error.errno in (errno.EACCES, errno.EPERM):
         return MachineError(where, "permission denied", "change its permissions or name another folder")
-    if error.errno == errno.EIO:
-        return MachineError(where, "the disk gave an input/output error", "check the disk")
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        return MachineError(where, "too many open files", "raise the limit with ulimit -n")
+    if error.errno in (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENOLCK, errno.EHOSTDOWN, errno.ENOTCONN):
+        return MachineError(where, f"the file system failed ({error.strerror})", "check the disk or the network mount, then rerun")
     return None

@@ -1,11 +1,12 @@
-"""`twofold evaluate`: exact figures of a run on its validation, on shards, or on any source of photographs."""
+"""`twofold evaluate`: exact figures of a run on its validation, on shards, or on any source of images."""
 
 from __future__ import annotations
 
 import hashlib
 import heapq
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from job.metrics import measure, probability
 from job.runs.records import find_data
 from job.shutdown import Stop
 
-MISTAKES = 32  # on the image of the most confident ones
+MISTAKES = 32  # drawn, the most confident ones
 COMPARED = 64  # originals that model.keras is compared on
 
 
@@ -30,30 +31,32 @@ def evaluate(run: Path, config: EvaluateConfig, stop: Stop | None = None) -> dic
     """Measure a run.
 
     Returns:
-        The figures by name; `chose_model` says whether the split chose the model, `learnt` on how many of the
-        images it was trained.
+        The figures by name. `learnt` is the number of images that the run was trained on, `chose` that of images in
+        the validation that chose its model: the figures flatter it where they are not 0. They go by the images'
+        hashes, and are None where the run's own shards are not found.
 
     Raises:
         UserError: no such run, split or source, or classes that the model does not know.
+        OutOfMemory: a batch does not fit.
         Interrupted: `stop` was set.
     """
     stop = Stop() if stop is None else stop
     trained = Trained(run, config.work.workers)
-    data, own = config.source.data, find_data(run, trained.config, trained.fingerprint)
+    data = config.source.data
     with tempfile.TemporaryDirectory(prefix="twofold-") as scratch:
-        if not data or manifest.exists(Path(data)) or manifest.unfinished(Path(data)):
-            folder = Path(data) if data else own
-            dataset = _from_shards(folder, config.evaluation.split or ("test" if data else "validation"), trained.classes)
-            chose = dataset.split == "validation" and folder.absolute() == own.absolute()
-        else:
+        own = _own_shards(trained)
+        if data and not (manifest.exists(Path(data)) or manifest.unfinished(Path(data))):
             if config.evaluation.split:
-                raise UserError("--split", f"{data} is a source, not shards", "leave it out, or prepare the source")
-            dataset, chose = _from_source(data, Path(scratch), trained), False
-        learnt = _learnt(own) if data else frozenset()
+                raise UserError("--split", f"{data} is a source, not shards", "omit it, or prepare the source")
+            dataset = _from_source(data, Path(scratch), trained)
+        elif data or own:
+            dataset = _from_shards(Path(data or own or ""), config.evaluation.split or ("test" if data else "validation"), trained.classes)
+        else:
+            raise UserError("--data", f"the shards that {run} was trained on are not found", "name them, or another source")
         what = f"{dataset.total:,} images of {data or own} ({dataset.split})"
         console.log(f"evaluating {what} by step {trained.step:,} of {run}" + ("" if trained.finished else ", which is not finished"))
         labels, logits, mistakes, compared = [], [], _Mistakes(), []
-        with console.progress("evaluating", dataset.total, "images") as bar:
+        with closing(dataset.items), console.progress("evaluating", dataset.total, "images") as bar:
             for prediction in trained.predict(dataset.items):
                 stop.check()
                 labels.append(prediction.label)
@@ -68,7 +71,7 @@ def evaluate(run: Path, config: EvaluateConfig, stop: Stop | None = None) -> dic
         console.log("model.keras resizes the originals at once, without the stored JPEG between: " + export.apart(run, compared))
     mistakes.draw(run / "report" / f"mistakes-{dataset.split}.png", trained.classes, what)
     figures = asdict(measure(labels, logits)) | {"split": dataset.split, "positive": trained.classes[1], "classes": trained.classes}
-    return figures | {"chose_model": chose, "learnt": sum(sha256 in learnt for sha256 in dataset.sha256)}
+    return figures | {"learnt": _shared(dataset, own, "train"), "chose": _shared(dataset, own, "validation")}
 
 
 @dataclass
@@ -77,17 +80,27 @@ class _Dataset:
 
     split: str
     total: int
-    items: Iterator[Item]
+    items: Generator[Item, None, None]
     sha256: list[str]
     originals: dict[str, bytes]
 
 
-def _learnt(own: Path) -> frozenset[str]:
-    """The hashes of the images that the run learnt from, where its shards are still there."""
-    if not manifest.exists(own):
-        return frozenset()
-    reader = Reader(own, manifest.read(own).split("train", own).shards)
-    return frozenset(reader[number].sha256 for number in range(len(reader)))
+def _own_shards(trained: Trained) -> Path | None:
+    """Where the very shards are that a run was trained on; None where they are gone, changed or damaged."""
+    try:
+        found = find_data(trained.folder, trained.config, trained.fingerprint)
+        return found if manifest.read(found).fingerprint == trained.fingerprint else None
+    except UserError:
+        return None
+
+
+def _shared(dataset: _Dataset, own: Path | None, split: str) -> int | None:
+    """How many of the images evaluated are in a split of the run's own shards; None where those are not found."""
+    if own is None:
+        return None
+    with closing(Reader(own, manifest.read(own).split(split, own).shards)) as reader:
+        known = set(reader.hashes())
+    return sum(sha256 in known for sha256 in dataset.sha256)
 
 
 def _from_shards(folder: Path, split: str, classes: tuple[str, str]) -> _Dataset:
@@ -98,16 +111,16 @@ def _from_shards(folder: Path, split: str, classes: tuple[str, str]) -> _Dataset
     names = list(shards.splits) if split == "all" else [split]
     chosen = tuple(shard for name in names for shard in shards.split(name, folder).shards)
     manifest.verify(folder, chosen)
-    reader = Reader(folder, chosen)
     sha256: list[str] = []
 
-    def items() -> Iterator[Item]:
-        for number in range(len(reader)):
-            record = reader[number]
-            sha256.append(record.sha256)
-            yield Item(record.key, record.label, record.image)
+    def items() -> Generator[Item, None, None]:
+        with closing(Reader(folder, chosen)) as reader:
+            for number in range(len(reader)):
+                record = reader[number]
+                sha256.append(record.sha256)
+                yield Item(record.key, record.label, record.image)
 
-    return _Dataset(split, len(reader), items(), sha256, {})
+    return _Dataset(split, sum(shard.records for shard in chosen), items(), sha256, {})
 
 
 def _from_source(text: str, scratch: Path, trained: Trained) -> _Dataset:
@@ -115,7 +128,7 @@ def _from_source(text: str, scratch: Path, trained: Trained) -> _Dataset:
     found = layout.find(source.entries(), text, classes=trained.classes)
     labels = {image.name: image.label for image in found.images}
     if found.unlabelled:
-        console.log(f"left out: {len(found.unlabelled):,} images without a class, such as {found.unlabelled[0]}")
+        console.log(f"skipped: {len(found.unlabelled):,} images without a class, such as {found.unlabelled[0]}")
     sha256: list[str] = []
     originals: dict[str, bytes] = {}
 
@@ -126,10 +139,10 @@ def _from_source(text: str, scratch: Path, trained: Trained) -> _Dataset:
                 originals[name] = data
             yield name, data
 
-    def items() -> Iterator[Item]:
+    def items() -> Generator[Item, None, None]:
         for name, jpeg, fault in trained.stored(images()):
             if fault:
-                console.log(f"left out: {name}: {fault}")
+                console.log(f"skipped: {name}: {fault}")
             else:
                 yield Item(name, labels[name], jpeg)
 
@@ -157,15 +170,15 @@ class _Mistakes:
             return
         worst = [prediction for _, _, prediction in sorted(self._heap, reverse=True)]
         titles = [
-            f"{prediction.key.rsplit('/', 1)[-1][:18]}\n{classes[prediction.label]}, said {max(p, 1 - p):.1%} {classes[int(p >= 0.5)]}"
+            f"{prediction.key.rsplit('/', 1)[-1][:18]}\n{classes[prediction.label]}, predicted {classes[int(p >= 0.5)]} {max(p, 1 - p):.1%}"
             for prediction in worst
             for p in [float(probability(prediction.logit))]
         ]
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            plots.sheet([j.square for j in worst], titles, path, f"The most confident of {self._met:,} mistakes on {what}")
+            plots.sheet([prediction.image for prediction in worst], titles, path, f"The most confident of {self._met:,} mistakes on {what}")
             console.log(f"the most confident mistakes are in {path}")
-        except OSError as error:  # the figures are worth more than the image
+        except OSError as error:  # the figures are worth more than the plot
             console.log(f"warning: {path} could not be written ({error.strerror})")
 
 
@@ -176,21 +189,28 @@ def words(figures: dict[str, Any], classes: tuple[str, str]) -> str:
         return "needs both classes" if value is None else f"{value:.4f}"
 
     (tn, fp), (fn, tp) = figures["confusion"]
-    width = max(len(c) for c in classes) + 2
-    note = " (this split chose the model: the figures flatter it)" if figures["chose_model"] else ""
-    if figures["learnt"]:
-        note = f" (it learnt from {figures['learnt']:,} of them: the figures flatter it)"
+    widest = max(map(len, classes))
+    first, other = widest + len("actual "), widest + len("  predicted ")
     return "\n".join(
         (
-            f"split              {figures['split']}, {figures['images']:,} images{note}",
+            f"split              {figures['split']}, {figures['images']:,} images{_note(figures)}",
             f"accuracy           {figures['accuracy']:.4f} (95 %: {figures['accuracy_low']:.4f} to {figures['accuracy_high']:.4f})",
             f"ROC AUC            {shown(figures['auc'])}",
             f"average precision  {shown(figures['average_precision'])} (positive class: {figures['positive']})",
             f"log loss           {figures['log_loss']:.4f}",
             f"Brier score        {figures['brier']:.4f}",
             f"calibration error  {figures['ece']:.4f}",
-            f"{'':<{width + 7}}{'said ' + classes[0]:>{width + 7}}{'said ' + classes[1]:>{width + 7}}",
-            f"{'is ' + classes[0]:<{width + 7}}{tn:>{width + 7},}{fp:>{width + 7},}",
-            f"{'is ' + classes[1]:<{width + 7}}{fn:>{width + 7},}{tp:>{width + 7},}",
+            f"{'':<{first}}{'predicted ' + classes[0]:>{other}}{'predicted ' + classes[1]:>{other}}",
+            f"{'actual ' + classes[0]:<{first}}{tn:>{other},}{fp:>{other},}",
+            f"{'actual ' + classes[1]:<{first}}{fn:>{other},}{tp:>{other},}",
         )
     )
+
+
+def _note(figures: dict[str, Any]) -> str:
+    """Whether the figures flatter the model."""
+    if figures["learnt"] is None:
+        return "\nwarning            the run's own shards are not found: whether it was trained on these images cannot be told"
+    parts = [f"it was trained on {figures['learnt']:,} of them"] if figures["learnt"] else []
+    parts += [f"{figures['chose']:,} of them chose the model"] if figures["chose"] else []
+    return f"\nwarning            {' and '.join(parts)}: the figures flatter it" if parts else ""

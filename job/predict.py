@@ -1,4 +1,4 @@
-"""`twofold predict`: file, class and probability for images, folders and archives."""
+"""`twofold predict`: class, confidence and probabilities of images, one by one or in folders and archives."""
 
 from __future__ import annotations
 
@@ -6,22 +6,41 @@ import csv
 import io
 import json
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from job.config.schema import PredictConfig
 from job.console import console
 from job.data.sources import open_source
 from job.errors import UserError
-from job.inference.trained import Item, Trained
+from job.inference.trained import Item, Prediction, Trained
 from job.metrics import probability
 from job.shutdown import Stop
 
-COLUMNS = ("file", "class", "probability")
+DIGITS = 6  # of what is printed for programs
 
 
 def predict(run: Path, paths: Sequence[str], config: PredictConfig, stop: Stop | None = None) -> Iterator[str]:
-    """Classify every image below `paths`; yields the lines to print. What does not decode is named in the log.
+    """The lines to print, in the format asked for. See `rows`."""
+    found = rows(run, paths, config, stop)
+    if config.format.format == "table":
+        yield from _table(list(found))
+        return
+    for number, row in enumerate(found):
+        short = {name: round(value, DIGITS) if isinstance(value, float) else value for name, value in row.items()}
+        if config.format.format == "jsonl":
+            yield json.dumps(short, ensure_ascii=False)
+            continue
+        if number == 0:
+            yield _csv(row)
+        yield _csv(f"{value:.{DIGITS}f}" if isinstance(value, float) else value for value in short.values())
+
+
+def rows(run: Path, paths: Sequence[str], config: PredictConfig, stop: Stop | None = None) -> Iterator[dict[str, Any]]:
+    """Classify every image below `paths`: `file`, `class`, `confidence`, and the probability of each class, as `P(cat)`.
+
+    What does not decode is named in the log.
 
     Raises:
         UserError: no such run or path, or not one image could be read.
@@ -31,40 +50,36 @@ def predict(run: Path, paths: Sequence[str], config: PredictConfig, stop: Stop |
         raise UserError("predict", "no image given", "name images, folders or archives after the run")
     stop = Stop() if stop is None else stop
     trained = Trained(run, config.work.workers)
-    rows: list[tuple[str, str, float]] = []
     with tempfile.TemporaryDirectory(prefix="twofold-") as scratch:
         sources = [(path, open_source(path, Path(scratch))) for path in paths]
         total = sum(len(source.entries()) for _, source in sources)
         if not total:
-            raise UserError(" ".join(paths), "holds no image", "give JPEG, PNG or WebP files")
+            raise UserError(" ".join(paths), "no image found", "give JPEG, PNG or WebP files")
 
         def items() -> Iterator[Item]:
             for path, source in sources:
                 for name, jpeg, fault in trained.stored(source.read()):
                     shown = _shown(path, name)
                     if fault:
-                        console.log(f"left out: {shown}: {fault}")
+                        console.log(f"skipped: {shown}: {fault}")
                     else:
                         yield Item(shown, -1, jpeg)
 
-        style = config.format.format
-        if style == "csv":
-            yield _csv(COLUMNS)
+        count = 0
         with console.progress("predicting", total, "images") as bar:
             for prediction in trained.predict(items()):
                 stop.check()
                 bar.advance()
-                p = float(probability(prediction.logit))
-                row = (prediction.key, trained.classes[int(p >= 0.5)], p)
-                rows.append(row)
-                if style == "csv":
-                    yield _csv((row[0], row[1], f"{p:.6f}"))
-                elif style == "jsonl":
-                    yield json.dumps(dict(zip(COLUMNS, (row[0], row[1], round(p, 6)), strict=True)), ensure_ascii=False)
-    if not rows:
+                count += 1
+                yield _row(prediction, trained.classes)
+    if not count:
         raise UserError(" ".join(paths), "none of its images decodes", "give JPEG, PNG or WebP files")
-    if style == "table":
-        yield from _table(rows, trained.classes[1])
+
+
+def _row(prediction: Prediction, classes: tuple[str, str]) -> dict[str, Any]:
+    p = float(probability(prediction.logit))
+    chances = {f"P({name})": chance for name, chance in zip(classes, (1 - p, p), strict=True)}
+    return {"file": prediction.key, "class": classes[int(p >= 0.5)], "confidence": max(p, 1 - p), **chances}
 
 
 def _shown(path: str, name: str) -> str:
@@ -74,14 +89,14 @@ def _shown(path: str, name: str) -> str:
     return f"{path.rstrip('/')}/{name}"
 
 
-def _csv(row: Sequence[str]) -> str:
+def _csv(values: Iterable[str]) -> str:
     text = io.StringIO()
-    csv.writer(text, lineterminator="").writerow(row)
+    csv.writer(text, lineterminator="").writerow(values)
     return text.getvalue()
 
 
-def _table(rows: list[tuple[str, str, float]], positive: str) -> Iterator[str]:
-    width, kinds = max(4, *(len(r[0]) for r in rows)), max(5, *(len(r[1]) for r in rows))
-    yield f"{'file':<{width}}  {'class':<{kinds}}  probability of {positive}"
-    for file, kind, p in rows:
-        yield f"{file:<{width}}  {kind:<{kinds}}  {p:.4f}"
+def _table(rows: list[dict[str, Any]]) -> Iterator[str]:
+    cells = [list(rows[0]), *([f"{value:.4f}" if isinstance(value, float) else value for value in row.values()] for row in rows)]
+    widths = [max(len(line[column]) for line in cells) for column in range(len(cells[0]))]
+    for line in cells:
+        yield "  ".join(f"{cell:<{width}}" for cell, width in zip(line, widths, strict=True)).rstrip()

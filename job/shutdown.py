@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
@@ -12,23 +11,28 @@ from types import FrameType
 from job.console import console
 from job.errors import INTERRUPTED, Interrupted
 
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
 
 class Stop:
-    """Set by a signal or by a caller; work looks at it between two steps.
+    """Set by a signal or by a caller, in any thread; work looks at it between two steps.
+
+    A plain attribute, and no event of `threading`: a signal handler may run while this very thread holds an event's
+    lock, and would wait for itself.
 
     `listen` hears the signals again where a library has put handlers of its own in their place; it does nothing
     where no signals were asked for.
     """
 
     def __init__(self) -> None:
-        self._event = threading.Event()
+        self._asked = False
         self.listen: Callable[[], None] = lambda: None
 
     def set(self) -> None:
-        self._event.set()
+        self._asked = True
 
     def __bool__(self) -> bool:
-        return self._event.is_set()
+        return self._asked
 
     def check(self) -> None:
         """Raise Interrupted where a stop was asked for."""
@@ -38,7 +42,10 @@ class Stop:
 
 @contextmanager
 def signals(stop: Stop) -> Iterator[None]:
-    """While inside, SIGTERM and Ctrl-C set `stop`; a second Ctrl-C leaves at once. For the main thread alone."""
+    """While inside, SIGTERM, SIGHUP and Ctrl-C set `stop`; a second Ctrl-C exits at once. For the main thread alone.
+
+    SIGHUP stays ignored where it was (nohup): the user wants the work to outlive the terminal.
+    """
 
     def handle(number: int, frame: FrameType | None) -> None:
         if stop and number == signal.SIGINT:
@@ -46,10 +53,12 @@ def signals(stop: Stop) -> Iterator[None]:
         stop.set()
         if console.drawing:  # a line of ours would break the drawing; who draws says that it stops
             return
-        with suppress(OSError, ValueError):  # print may be under way in this very thread: it can't be entered again
-            os.write(console.stream.fileno(), console.worded("stopping: the step under way is finished and saved").encode() + b"\n")
+        line = console.worded("stopping: finishing the current step and saving")
+        with suppress(OSError, ValueError, AttributeError):  # print may be under way in this very thread: it cannot be entered again
+            os.write(console.stream.fileno(), line.encode() + b"\n")
 
-    before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
+    heard = [number for number in SIGNALS if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN]
+    before = {number: signal.signal(number, handle) for number in heard}
 
     def listen() -> None:
         for number in before:

@@ -12,18 +12,21 @@ from job.errors import UserError
 from job.inference import plots
 from job.inference.trained import Item, Trained
 from job.metrics import probability
+from job.storage import local
 
 
 def visualize(run: Path, image: str, out: str) -> None:
-    """Write the image.
+    """Draw it into a PNG file; its folder is made where it is missing.
 
     Raises:
-        UserError: no such run, or the image is none that decodes.
+        UserError: no such run, or the image does not decode.
     """
     if not out:
-        raise UserError("--out", "no file given for the image", "add --out FILE.png")
+        raise UserError("--out", "no file given for the plot", "add --out FILE.png")
     if Path(out).suffix.lower() != ".png":
-        raise UserError("--out", f"{out!r} is not a PNG file's name", "let it end with .png")
+        raise UserError("--out", f"{out!r} is not the name of a PNG file", "let it end with .png")
+    if Path(out).is_dir():
+        raise UserError("--out", f"{out} is a folder", "name a file in it")
     if not is_image(image):
         raise UserError(image, "is not an image", "give one JPEG, PNG or WebP file")
     with tempfile.TemporaryDirectory(prefix="twofold-") as scratch:
@@ -34,8 +37,9 @@ def visualize(run: Path, image: str, out: str) -> None:
     except pixels.Undecodable as error:
         raise UserError(image, str(error), "give another image") from None
     prediction = next(trained.predict([Item(image, -1, jpeg)]))
-    filters, stages = trained.maps(prediction.square)
+    filters, stages = trained.maps(prediction.image)
     p = float(probability(prediction.logit))
     heading = f"{Path(image).name}: {max(p, 1 - p):.1%} {trained.classes[int(p >= 0.5)]}, by {trained.config.model.model}"
-    plots.features(prediction.square, filters, stages, Path(out), heading)
+    local.make_folder(Path(out).absolute().parent)
+    plots.features(prediction.image, filters, stages, Path(out), heading)
     console.log(f"wrote {out}")

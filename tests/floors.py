@@ -15,7 +15,8 @@ FLOORS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("a network trained", ("job.training",)),
     ("the commands", ("job.prepare", "job.train", "job.evaluate", "job.predict", "job.visualize")),
     ("many runs, and the proof of all", ("job.smoke", "tuning")),
-    ("the command line", ("job.cli",)),
+    ("the commands, from options to results", ("job.commands",)),
+    ("the command line, and Python", ("job.cli", "twofold")),
 )
 
 LONGEST = 450  # lines of a file

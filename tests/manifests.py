@@ -156,12 +156,13 @@ def _configuration(args: tuple[str, ...], text: str) -> tuple[Any, list[str]]:
         file = Path(folder) / "job.toml"
         file.write_text(text, encoding="utf-8")
         try:
-            arguments, config, _ = cli.read(args[0], [word.replace(path, str(file)) for word in args[1:]], {})
+            request = cli.read(args[0], [word.replace(path, str(file)) for word in args[1:]], {})
+            config = request.config
             if isinstance(config, Config):
                 resolve(config, images=10_000)
         except UserError as error:
             raise Refused(str(error).replace(str(file), path)) from None
-    return config, [*getattr(arguments, "source", ()), *([config.source.data] if isinstance(config, Config) else ())]
+    return config, [*request.positional.get("source", ()), *([config.source.data] if isinstance(config, Config) else ())]
 
 
 _UNITS = {"Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40, "m": 1e-3, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "": 1}

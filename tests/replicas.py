@@ -55,7 +55,7 @@ def main(case: str, optimizer: str, path: str) -> None:
     distribution = strategy.build(chosen.gpus, replicas)
     with distribution.scope():
         network = build_network(config.model, 1, "float32")
-        inference = Inference(build_network(config.model, 1), distribution)
+        inference = Inference(build_network(config.model, 1), distribution, config.model.size)
     kind = {"turns": InTurn, "silent": Silent}.get(case, Step)
     step = kind(config, network, distribution, (1.0, 1.0))
     rng = np.random.default_rng(0)

@@ -25,7 +25,7 @@ def test_every_command_and_flag_in_the_pages_exists() -> None:
         for name, rest in re.findall(r"^(?:\$ )?twofold (\w+)([^\n]*)$", page.read_text(), re.MULTILINE):
             assert name in COMMANDS, f"{page.name}: twofold {name}"
             for flag in re.findall(r"(?<![\w-])--[\w-]+", rest.split("#")[0]):
-                assert flag in flags[name] | {"--help", "--config", "--quiet"}, f"{page.name}: twofold {name} {flag}"
+                assert flag in flags[name] | {"--help", "--help-all", "--config", "--quiet"}, f"{page.name}: twofold {name} {flag}"
                 seen += 1
     assert seen > 5
 

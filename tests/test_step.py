@@ -145,7 +145,35 @@ def test_averages_are_what_is_judged_and_follow_the_weights() -> None:
     step = _step(ema=0.5)
     for number in range(3):
         step.run(*_batch(step, number), 0.05, number, 24)
-    arrays, judged = step.arrays(), inference_weights(step.arrays())
+    arrays, judged = step.arrays(), inference_weights(step.arrays(), 0.0)
     assert set(judged) == {v.path for v in step.network.model.variables}
     assert not np.array_equal(judged["head/kernel"], arrays["weights/head/kernel"])
     np.testing.assert_array_equal(judged["stem/kernel"], arrays["weights/stem/kernel"])
+
+
+def test_class_weights_weigh_both_images_of_a_mixup_by_their_own_class() -> None:
+    step = _step(augment=0.0, smoothing=0.1, dropout=0.0)
+    step.class_weights = (0.5, 3.0)
+    targets, logits = np.array([0.0, 1.0, 0.3], np.float32), np.array([0.7, -1.1, 0.4], np.float32)
+    positive, negative = (np.log1p(np.exp(-logits)), np.log1p(np.exp(logits)))  # losses of an answer of 1 and of 0
+    ones, zeros = 0.95 * positive + 0.05 * negative, 0.05 * positive + 0.95 * negative  # smoothed
+    expected = 3.0 * targets * ones + 0.5 * (1 - targets) * zeros
+    np.testing.assert_allclose(step._losses(targets, logits), expected, rtol=1e-5)
+
+
+def test_a_float16_step_that_overflowed_does_not_count_for_adam() -> None:
+    """After an overflow at the first step, the second changes the weights as a first one does."""
+    moved = []
+    for first in (float("inf"), None):
+        step = _step(optimizer="adam", precision="float16", augment=0.0, dropout=0.0, smoothing=0.0)
+        number = 0
+        if first is not None:
+            step.state["loss/scale"].assign(first)
+            assert not bool(step.run(*_batch(step), 0.01, number, 24).finite)
+            number += 1
+        step.state["loss/scale"].assign(1024.0)
+        before = step.arrays()
+        assert bool(step.run(*_batch(step), 0.01, number, 24).finite)
+        assert float(step.state["optimizer/updates"]) == 1.0
+        moved.append(step.arrays()["weights/head/bias"] - before["weights/head/bias"])
+    np.testing.assert_array_equal(moved[0], moved[1])

@@ -1,4 +1,4 @@
-"""How a tree of dataclasses becomes options: flags, `TWOFOLD_` variables, TOML tables, help.
+"""How a tree of dataclasses becomes options: flags, `TWOFOLD_` variables, TOML tables, Python keywords, help.
 
 A field made by `option` is the only definition of a knob. The sources are read strictly, flag over environment
 over file over default; an unknown name is an error that proposes the nearest right one. Imports nothing heavy,
@@ -8,9 +8,9 @@ so that help is quick.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import json
 import math
+import os
 import tomllib
 import types
 import typing
@@ -35,6 +35,7 @@ def option(
     high: float | None = None,
     above: float | None = None,
     result: bool = False,
+    first: bool = False,
     metavar: str = "",
 ) -> Any:
     """Define one knob.
@@ -47,8 +48,12 @@ def option(
         choices: the values allowed.
         low, high: bounds, included; above: a bound that is not included.
         result: whether it shapes the weights, so that a resumed run keeps it.
+        first: whether a command of many options shows it in its short help.
+        metavar: how help writes its value, where the type does not say it.
     """
-    metadata = dict(help=help, unit=unit, auto=auto, choices=choices, low=low, high=high, above=above, result=result, metavar=metavar)
+    metadata = dict(
+        help=help, unit=unit, auto=auto, choices=choices, low=low, high=high, above=above, result=result, first=first, metavar=metavar
+    )  # fmt: skip
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -85,6 +90,22 @@ class Knob:
         if meta["choices"]:
             return "|".join((*(["auto"] if self.field.default is None else []), *meta["choices"]))
         return {int: "N", float: "X", str: "NAME", tuple: "N,N,..."}.get(self.kind, "N")
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """What a user asked of a command: its configuration, and which options were given.
+
+    `flags` were given on the command line or as keywords; `fixed` are these and the variables'; `given` are all, those
+    of a file included.
+    """
+
+    config: Any
+    given: frozenset[str]
+    fixed: frozenset[str]
+    flags: frozenset[str]
+    positional: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    quiet: bool = False
 
 
 def knobs(tree: type) -> list[Knob]:
@@ -179,12 +200,30 @@ def _check_range(value: float, meta: Mapping[str, Any], where: str) -> None:
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """Words that propose the nearest right name, or list the names where none is near."""
+    """Words that propose the right name where one is close, or list the names where they are few."""
     known = list(known)
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
-    if close:
-        return f"did you mean {close[0]}?"
+    close = min(known, key=lambda other: _slips(_bare(name), _bare(other)), default="")
+    if close and _slips(_bare(name), _bare(close)) <= max(len(_bare(name)), 3) // 3:
+        return f"did you mean {close}?"
     return f"known: {', '.join(known)}" if len(known) <= 12 else "see --help"
+
+
+def _bare(name: str) -> str:
+    return name.removeprefix("--").removeprefix(PREFIX).replace("_", "-").lower()
+
+
+def _slips(one: str, other: str) -> int:
+    """How many letters are wrong, missing, too many, or swapped with their neighbour; a name cut short counts as one slip."""
+    if one.startswith(f"{other}-") or other.startswith(f"{one}-"):
+        return 1
+    before, row = [0] * len(other), list(range(len(other) + 1))
+    for i, letter in enumerate(one, 1):
+        last, before, row = before, row, [i]
+        for j, wanted in enumerate(other, 1):
+            row.append(min(before[j] + 1, row[-1] + 1, before[j - 1] + (letter != wanted)))
+            if i > 1 and j > 1 and letter == other[j - 2] and one[i - 2] == wanted:
+                row[j] = min(row[j], last[j - 2] + 1)
+    return row[-1]
 
 
 def read_environment(environ: Mapping[str, str], tree: type, every_name: Iterable[str]) -> dict[str, Any]:
@@ -207,11 +246,11 @@ def read_toml(path: Path, tree: type) -> dict[str, Any]:
     try:
         document = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise UserError(str(path), "no such configuration file", "check the name given to --config") from None
+        raise UserError(str(path), "configuration file not found", "check the name given to --config") from None
     except IsADirectoryError:
         raise UserError(str(path), "is a folder, not a configuration file", "name a .toml file") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UserError(str(path), f"is not valid TOML ({error})", "mend that line") from None
+        raise UserError(str(path), f"is not valid TOML ({error})", "fix that line") from None
     tables: dict[str, dict[str, Knob]] = {}
     for knob in knobs(tree):
         tables.setdefault(knob.table, {})[knob.name] = knob
@@ -231,6 +270,20 @@ def read_toml(path: Path, tree: type) -> dict[str, Any]:
                 raise UserError(f"{where} {key}", "unknown key", fix)
             values[key] = convert(tables[table][key], raw, f"{where} {key}", typed=True)
     return values
+
+
+def read_keywords(values: Mapping[str, Any], tree: type) -> dict[str, Any]:
+    """The knobs that Python's keywords set: values of their own types, lists for tuples, paths for texts, `None` for auto."""
+    own = {knob.name: knob for knob in knobs(tree)}
+    read = {}
+    for name, value in values.items():
+        if name not in own:
+            raise UserError(name, "unknown option", nearest(name, own))
+        if value is None and own[name].field.default is None:
+            value = "auto"
+        value = os.fspath(value) if isinstance(value, os.PathLike) else list(value) if isinstance(value, tuple) else value
+        read[name] = convert(own[name], value, name, typed=True)
+    return read
 
 
 def build(tree: type, values: Mapping[str, Any]) -> Any:

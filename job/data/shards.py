@@ -8,8 +8,9 @@ CRC-32C of the data. The index is a NumPy array, int64 [records, 2]: offset and 
 from __future__ import annotations
 
 import os
+import re
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from job.storage import local
 
 _HEADER = 12  # bytes before a record's data
 _FOOTER = 4
+_HEX = re.compile(rb"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,9 @@ def serialize(record: Record) -> bytes:
     feature["key"].bytes_list.value.append(record.key.encode("utf-8", "surrogateescape"))
     feature["sha256"].bytes_list.value.append(record.sha256.encode())
     return bytes(example.SerializeToString(deterministic=True))
+
+
+_LAST = serialize(Record(b"", 0, "", 64 * "0"))[-64 - 16 : -64]  # what stands before the hash, which the keys' order puts last
 
 
 def parse(data: bytes) -> Record:
@@ -156,20 +161,33 @@ class Reader:
     def __len__(self) -> int:
         return int(self._starts[-1])
 
+    def _place(self, number: int) -> tuple[int, int, int]:
+        """A record's shard, and the offset and length of its data in there."""
+        shard = int(np.searchsorted(self._starts, number, side="right")) - 1
+        offset, length = (int(v) for v in self._places[shard][number - self._starts[shard]])
+        return shard, offset, length
+
     def __getitem__(self, number: int) -> Record:
         """Read one record, its CRC checked.
 
         Raises:
             UserError: the record is damaged.
         """
-        shard = int(np.searchsorted(self._starts, number, side="right")) - 1
-        offset, length = (int(v) for v in self._places[shard][number - self._starts[shard]])
+        shard, offset, length = self._place(number)
         framed = os.pread(self._files[shard], length + _FOOTER, offset)
         data = framed[:length]
         if len(framed) != length + _FOOTER or struct.pack("<I", _masked_crc(data)) != framed[length:]:
             within = number - int(self._starts[shard])
             raise UserError(str(self._paths[shard]), f"record {within} fails its checksum", "prepare the data again, or copy it again")
         return parse(data)
+
+    def hashes(self) -> Iterator[str]:
+        """The `sha256` of each record, without its image: it stands last in a record that `serialize` made."""
+        for number in range(len(self)):
+            shard, offset, length = self._place(number)
+            tail = os.pread(self._files[shard], len(_LAST) + 64, max(0, offset + length - len(_LAST) - 64))
+            digest = tail[len(_LAST) :]
+            yield digest.decode() if tail.startswith(_LAST) and _HEX.fullmatch(digest) else self[number].sha256
 
     def close(self) -> None:
         for descriptor in self._files:

@@ -7,11 +7,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import keras
 import numpy as np
 
 from job.config.resolve import Resolved
 from job.data import pixels
+from job.machine.libraries import keras
 from job.models.network import build_network, exported, variables_of
 
 NAME = "model.keras"
@@ -27,13 +27,13 @@ def write(folder: Path, config: Resolved, weights: dict[str, Any]) -> None:
     os.replace(temporary, folder / NAME)
 
 
-def apart(folder: Path, prediction: Iterable[tuple[bytes, float]]) -> str:
+def apart(folder: Path, predictions: Iterable[tuple[bytes, float]]) -> str:
     """How far the written file's probabilities stand from ours, in words.
 
     Args:
         folder: the run's.
-        prediction: image files, stored or original, each with the probability that `evaluate` gives it.
+        predictions: image files, stored or original, each with the probability that `evaluate` gives it.
     """
     model = keras.models.load_model(folder / NAME, safe_mode=True)
-    gaps = [abs(float(model(pixels.decode(data)[None])[0, 0]) - probability) for data, probability in prediction]
+    gaps = [abs(float(model(pixels.decode(data)[None])[0, 0]) - probability) for data, probability in predictions]
     return f"its probabilities differ from ours by {np.max(gaps):.2g} at most, {np.mean(gaps):.2g} on average, over {len(gaps)} images"

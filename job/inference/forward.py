@@ -6,24 +6,28 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
 
 from job.feeds import prefetch
 from job.feeds.interface import Batch, Feed
-from job.machine import strategy
+from job.machine import memory, strategy
+from job.machine.libraries import tf
 from job.metrics import Metrics, measure
 from job.models.network import Network, variables_of
 
-BATCH = 128  # always the same, so that an image's figure does not depend on how many there are
+BATCH, FULL = 128, 256  # images at once, up to that input size in px; above it as many fewer as images are larger
 
 
 class Inference:
-    """The inference copy of a network, and its compiled forward pass over a strategy's replicas."""
+    """The inference copy of a network, and its compiled forward pass over a strategy's replicas.
 
-    def __init__(self, network: Network, distribution: Any) -> None:
-        self.network, self.distribution = network, distribution
+    `batch` follows from the input size alone, so that an image's figures do not depend on how many images there are.
+    """
+
+    def __init__(self, network: Network, distribution: Any, size: int) -> None:
+        self.network, self.distribution, self.size = network, distribution, size
         replicas = distribution.num_replicas_in_sync
-        self.batch = -(-BATCH // replicas) * replicas
+        batch = max(1, min(BATCH, BATCH * FULL**2 // size**2))
+        self.batch = -(-batch // replicas) * replicas
         self._variables = variables_of(network)
         self._run = tf.function(lambda images: distribution.run(self._forward, args=(images,)))
 
@@ -36,11 +40,16 @@ class Inference:
         return self.network.model(tf.cast(images, tf.float32), training=False)[:, 0]
 
     def logits(self, images: Any) -> Any:
-        """float32 [n] of uint8 [n, size, size, 3], n up to `batch`; a smaller batch is padded and the rest dropped."""
-        padded = np.zeros((self.batch, *images.shape[1:]), np.uint8)
-        padded[: len(images)] = images
-        parts = self._run(strategy.divide(self.distribution, padded))
-        return strategy.gather(self.distribution, parts)[: len(images)]
+        """float32 [n] of uint8 [n, size, size, 3], n up to `batch`; a smaller batch is padded and the rest dropped.
+
+        Raises:
+            OutOfMemory: the batch does not fit.
+        """
+        with memory.guard(f"inference of {self.batch} images of {self.size} px", lambda free: memory.MORE):
+            padded = np.zeros((self.batch, *images.shape[1:]), np.uint8)
+            padded[: len(images)] = images
+            parts = self._run(strategy.divide(self.distribution, padded))
+            return strategy.gather(self.distribution, parts)[: len(images)]
 
     def over(self, feed: Feed, advance: Callable[[int], None] = lambda count: None) -> tuple[Any, Any]:
         """Labels and logits, float32 [n] each, of all records in their order."""

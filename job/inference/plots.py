@@ -1,18 +1,32 @@
-"""Images by matplotlib: the curves of a run, contact sheets, filters and feature maps. No pyplot, no display."""
+"""Plots by matplotlib: the curves of a run, contact sheets, filters and feature maps. No pyplot, no display."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from matplotlib.text import Text
+
+from job.machine import isolation
+
+with isolation.imports():
+    import matplotlib
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.text import Text
 
 _TRAINING, _VALIDATION, _RATE = "#c25e00", "#0b5fa5", "#555555"
+
+
+@contextmanager
+def own_settings() -> Iterator[None]:
+    """Draw by matplotlib's own settings, not by the user's. A decorator of whatever draws."""
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        yield
 
 
 def blank(width: float, height: float) -> Figure:
@@ -34,6 +48,7 @@ def save(figure: Figure, path: Path) -> None:
     temporary.replace(path)
 
 
+@own_settings()
 def draw(epochs: Sequence[dict[str, Any]], path: Path) -> None:
     """Loss, accuracy and learning rate over the epochs, training beside validation."""
     figure = blank(12, 3.6)
@@ -60,6 +75,7 @@ def draw(epochs: Sequence[dict[str, Any]], path: Path) -> None:
     save(figure, path)
 
 
+@own_settings()
 def sheet(images: Sequence[Any], titles: Sequence[str], path: Path, heading: str, columns: int = 8) -> None:
     """A contact sheet of images, uint8 [height, width, 3] each, with a line above each."""
     rows = max(1, -(-len(images) // columns))
@@ -73,6 +89,7 @@ def sheet(images: Sequence[Any], titles: Sequence[str], path: Path, heading: str
     save(figure, path)
 
 
+@own_settings()
 def features(image: Any, filters: Any, stages: Sequence[tuple[str, Any]], path: Path, heading: str) -> None:
     """How a network sees an image: its first filters, and the strongest maps of each stage.
 

@@ -12,10 +12,12 @@ import numpy as np
 
 from job.config.options import replace
 from job.config.resolve import resolve
+from job.console import console
 from job.data import pixels
 from job.errors import UserError
 from job.inference.forward import Inference
-from job.machine import devices, strategy
+from job.machine import devices, memory, strategy
+from job.machine.libraries import keras
 from job.machine.pool import in_order
 from job.models.network import build_network
 from job.runs import checkpoints, records
@@ -32,16 +34,19 @@ class Item:
 
 @dataclass(frozen=True)
 class Prediction:
-    """An image that was prediction: `logit` are the log odds of the positive class, `square` is what the model saw."""
+    """What the model says of an image: `logit` are the log odds of the positive class, `image` is what the model saw."""
 
     key: str
     label: int
     logit: float
-    square: pixels.Image
+    image: pixels.Image
 
 
 class Trained:
-    """A run's best model. `step` is the checkpoint's; `finished` whether the run is done."""
+    """A run's best model, or where its checkpoint is damaged the newest one that is whole.
+
+    `step` is the checkpoint's, `fingerprint` names the data set; `finished` says whether the run is done.
+    """
 
     def __init__(self, folder: Path, workers: int | None = None) -> None:
         """Open a run.
@@ -57,30 +62,35 @@ class Trained:
         config = replace(config, replicas=1, precision="float32")
         chosen = devices.choose(replace(config, gpus="auto", threads=None, xla=False, memory=None))
         self.config = resolve(replace(config, threads=chosen.hardware.threads), hardware=chosen.hardware)
-        devices.set_up(self.config, chosen)
-        self.folder, self.step, self.finished = folder, summary.best_step, summary.status == "done"
+        gpus = devices.set_up_inference(self.config, chosen)
+        self.folder, self.finished = folder, summary.status == "done"
         self.classes: tuple[str, str] = summary.classes
         self.size, self.side = self.config.model.size, self.config.prepare.side
         self.workers = workers or devices.cores()
-        distribution = strategy.build(chosen.gpus, 1)
+        distribution = strategy.build(gpus, 1)
         with distribution.scope():
             self.network = build_network(self.config.model, self.config.schedule.seed)
-        self.inference = Inference(self.network, distribution)
-        best = checkpoints.load(folder / records.CHECKPOINTS, self.step)
-        self.fingerprint = best.state.fingerprint
+        self.inference = Inference(self.network, distribution, self.size)
+        best = _best(folder / records.CHECKPOINTS, summary.best_step)
+        self.step, self.fingerprint = best.state.step, best.state.fingerprint
         self.inference.load(checkpoints.inference_weights(best.arrays, best.state.logit_shift))
 
     def predict(self, items: Iterable[Item]) -> Iterator[Prediction]:
-        """Classify images, in their order."""
+        """Classify images, in their order.
+
+        Raises:
+            OutOfMemory: they do not fit.
+        """
 
         def ready(item: Item) -> tuple[Item, pixels.Image]:
             return item, pixels.square(item.jpeg, self.size)
 
-        squares = in_order(ready, items, self.workers)
-        while batch := list(islice(squares, self.inference.batch)):
-            logits = self.inference.logits(np.stack([square for _, square in batch]))
-            for (item, square), logit in zip(batch, logits, strict=True):
-                yield Prediction(item.key, item.label, float(logit), square)
+        with memory.guard("reading images", lambda free: "free some memory, or use --workers 1"):
+            decoded = in_order(ready, items, self.workers)
+            while batch := list(islice(decoded, self.inference.batch)):
+                logits = self.inference.logits(np.stack([image for _, image in batch]))
+                for (item, image), logit in zip(batch, logits, strict=True):
+                    yield Prediction(item.key, item.label, float(logit), image)
 
     def stored(self, images: Iterable[tuple[str, bytes]]) -> Iterator[tuple[str, bytes, str]]:
         """Image files as (name, the JPEG that a shard would hold, fault), by all workers, in their order."""
@@ -94,12 +104,28 @@ class Trained:
 
         return in_order(store, images, self.workers)
 
-    def maps(self, square: pixels.Image) -> tuple[Any, list[tuple[str, Any]]]:
+    def maps(self, image: pixels.Image) -> tuple[Any, list[tuple[str, Any]]]:
         """The first layer's filters, [kernel, kernel, 3, n], and each stage's name and maps, [height, width, n]."""
-        import keras
-
         model = self.network.model
         outputs = [model.get_layer(name).output for name in self.network.stages]
-        found = keras.Model(model.inputs[0], outputs)(square[None].astype(np.float32), training=False)
+        found = keras.Model(model.inputs[0], outputs)(image[None].astype(np.float32), training=False)
         filters = np.asarray(model.get_layer(self.network.first).kernel)
         return filters, [(f"stage {k}", np.asarray(maps)[0]) for k, maps in enumerate(found, 1)]
+
+
+def _best(folder: Path, step: int) -> checkpoints.Checkpoint:
+    """The best checkpoint, or the newest one that is whole; the log says which where it is not the best.
+
+    Raises:
+        UserError: not one is whole.
+    """
+    for tried in dict.fromkeys((step, *checkpoints.steps(folder))):
+        try:
+            found = checkpoints.load(folder, tried)
+        except UserError:
+            continue
+        if tried != step:
+            lost = f"the best checkpoint, of step {step:,}, is damaged or missing, and its weights are lost"
+            console.log(f"warning: {folder}: {lost}; using step {tried:,}, the newest that is whole")
+        return found
+    raise UserError(str(folder), "all checkpoints are damaged", "restore them from a copy, or train in a new --out")

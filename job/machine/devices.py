@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,15 +27,26 @@ def cores() -> int:
 
 
 def free_memory() -> int:
-    """Bytes of memory that can be taken, within the cgroup's limit."""
+    """Bytes of memory that can be taken, within the limits of the cgroup and of the process (`ulimit -v`)."""
     free = 4 << 30
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
         free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
     except (OSError, ValueError, StopIteration):
         pass
-    left = cgroup.free_memory()
-    return free if left is None else min(free, left)
+    return min([free, *(left for left in (cgroup.free_memory(), _free_addresses()) if left is not None)])
+
+
+def _free_addresses() -> int | None:
+    """Bytes left of the address space that `ulimit -v` allows; None where it sets no limit."""
+    try:
+        import resource
+
+        limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+        used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    except (ImportError, OSError, ValueError):
+        return None
+    return None if limit == resource.RLIM_INFINITY else max(0, limit - used)
 
 
 @dataclass(frozen=True)
@@ -163,15 +175,28 @@ def set_up(config: Resolved, devices: Devices) -> None:
     Raises:
         MachineError: TensorFlow runs already with other settings.
     """
-    import tensorflow as tf
+    from job.machine.libraries import tf
 
     machine = config.machine
     _configure(tf, devices.gpus, machine.replicas, machine.threads, machine.deterministic)
 
 
+def set_up_inference(config: Resolved, devices: Devices) -> list[Gpu]:
+    """Set TensorFlow up for one replica; where it runs already in this process, take it as it is.
+
+    Returns:
+        The GPUs to use; none where TensorFlow was started without.
+    """
+    from job.machine.libraries import tf
+
+    with suppress(MachineError):  # other threads may give other last digits, which training's bits alone forbid
+        set_up(config, devices)
+    return devices.gpus if tf.config.list_logical_devices("GPU") else []
+
+
 def present() -> list[Gpu]:
     """The GPUs that TensorFlow sees."""
-    import tensorflow as tf
+    from job.machine.libraries import tf
 
     found = []
     for device in tf.config.list_physical_devices("GPU"):

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
 
 from job.machine.devices import Gpu
+from job.machine.libraries import tf
 
 
 def build(chosen: Sequence[Gpu], replicas: int) -> Any:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import keras
-import tensorflow as tf
-
 from job.feeds.order import derive
+from job.machine.libraries import keras, tf
 
 MOMENTUM, EPSILON = 0.9, 1e-3  # of BatchNorm's moving statistics; added to its variance
+FORMAT = "channels_last"  # said at each layer, as is its dtype: Keras's defaults may be the user's for other work
 
 
 class FusedBatchNormalization(keras.layers.BatchNormalization):
@@ -59,8 +58,9 @@ class Layers:
 
     def conv(self, x: Any, filters: int, kernel: int, name: str, strides: int = 1, bias: bool = False) -> Any:
         return keras.layers.Conv2D(
-            filters, kernel, strides, "same", use_bias=bias, kernel_initializer=self._initializer(name), name=name, dtype=self.dtype
-        )(x)
+            filters, kernel, strides, "same", FORMAT,
+            use_bias=bias, kernel_initializer=self._initializer(name), name=name, dtype=self.dtype,
+        )(x)  # fmt: skip
 
     def norm(self, x: Any, name: str, gamma: str = "ones") -> Any:
         kind = keras.layers.BatchNormalization if self.noise is None else FusedBatchNormalization
@@ -70,16 +70,16 @@ class Layers:
         return keras.layers.ReLU(name=name, dtype=self.dtype)(x)
 
     def pool(self, x: Any, name: str) -> Any:
-        return keras.layers.MaxPooling2D(2, name=name, dtype=self.dtype)(x)
+        return keras.layers.MaxPooling2D(2, data_format=FORMAT, name=name, dtype=self.dtype)(x)
 
     def add(self, x: Any, y: Any, name: str) -> Any:
         return keras.layers.Add(name=name, dtype=self.dtype)([x, y])
 
     def mean(self, x: Any, name: str) -> Any:
-        return keras.layers.GlobalAveragePooling2D(name=name, dtype=self.dtype)(x)
+        return keras.layers.GlobalAveragePooling2D(FORMAT, name=name, dtype=self.dtype)(x)
 
     def flatten(self, x: Any, name: str) -> Any:
-        return keras.layers.Flatten(name=name, dtype=self.dtype)(x)
+        return keras.layers.Flatten(FORMAT, name=name, dtype=self.dtype)(x)
 
     def dense(self, x: Any, width: int, name: str) -> Any:
         return keras.layers.Dense(width, kernel_initializer=self._initializer(name, 2.0), name=name, dtype=self.dtype)(x)

@@ -7,21 +7,22 @@ have the same variables under the same paths.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
-import keras
-
 from job.config import resolve
-from job.models.layers import Layers
+from job.machine.libraries import keras
+from job.models.layers import FORMAT, Layers
 
 
 @dataclass(frozen=True)
 class Network:
     """A built network.
 
-    `model` takes float32 [B, T, T, 3] (to train, also noise, float32 [B, noise_columns]) and gives float32 [B].
-    `stages` are the names of the layers that end a stage; `frozen` the paths of variables that are not trained.
+    `model` takes images, float32 [B, T, T, 3], and gives the logit, float32 [B, 1]. To train it takes a list: images,
+    and noise, float32 [B, noise_columns]. `first` is the name of the first
+    convolution, `stages` are those of the layers that end a stage; `frozen` the paths of variables not trained.
     """
 
     model: keras.Model
@@ -46,16 +47,24 @@ def build_network(options: resolve.Model, seed: int, precision: str | None = Non
     x, stages = chosen.body(x, options, layers)
     logit = layers.head(x)
     inputs = images if noise is None else [images, noise]
-    model = keras.Model(inputs, keras.layers.Flatten(name="logit", dtype="float32")(logit), name=options.model)
+    model = keras.Model(inputs, keras.layers.Flatten(FORMAT, name="logit", dtype="float32")(logit), name=options.model)
     return Network(model, layers.columns, chosen.FIRST, stages, chosen.FROZEN)
 
 
+def activation_bytes(network: Network, size: int) -> int:
+    """Bytes that the outputs of all layers take, of one image at an input size. `network` is one for inference."""
+    model = network.model
+    outputs = keras.Model(model.inputs, [layer.output for layer in model.layers])
+    found = outputs.compute_output_spec(keras.KerasTensor((1, size, size, 3), "float32"))
+    return sum(math.prod(output.shape) * 4 for output in found)
+
+
 def exported(network: Network, size: int) -> keras.Model:
-    """A model for everyone: uint8 [B, any, any, 3] in, probability of the positive class [B, 1] out, stock layers."""
+    """A model for everyone: uint8 [B, any, any, 3] in, probability of the positive class, float32 [B, 1], out; stock layers."""
     images = keras.Input((None, None, 3), dtype="uint8", name="images")
     x = keras.ops.cast(images, "float32")
     # Resizing's own default is training=True, which spreads to the BatchNorm of a plain model(x)
-    x = keras.layers.Resizing(size, size, interpolation="area", name="square", dtype="float32")(x, training=False)
+    x = keras.layers.Resizing(size, size, interpolation="area", data_format=FORMAT, name="square", dtype="float32")(x, training=False)
     x = keras.ops.round(x)
     logit = network.model(x, training=False)
     return keras.Model(images, keras.layers.Activation("sigmoid", name="probability", dtype="float32")(logit), name="twofold")

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import tensorflow as tf
 
 from job.config.resolve import Augment
+from job.machine.libraries import tf
 
 COLUMNS = 16  # of noise, for each image
 _LARGEST_RATIO = math.log(4 / 3)

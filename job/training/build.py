@@ -84,7 +84,7 @@ def build(config: Resolved, devices: Devices, folder: Path, data: Path, shards: 
     stop.listen()  # TensorFlow may have put a handler of its own in place of ours
     with distribution.scope():
         network = build_network(config.model, config.schedule.seed, config.machine.precision)
-        inference = Inference(build_network(config.model, config.schedule.seed), distribution)
+        inference = Inference(build_network(config.model, config.schedule.seed), distribution, config.model.size)
     step = Step(config, network, distribution, weights)
     return Run(config, devices, folder, shards, weights, training, validation, network, inference, step)
 

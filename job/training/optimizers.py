@@ -10,9 +10,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import tensorflow as tf
-
 from job.config.resolve import Optimizer
+from job.machine.libraries import tf
 
 # Learning rates beside Muon's own, for what Muon does not orthogonalise (recipe measured at 0.05)
 _VECTOR_SHARE, _HEAD_SHARE = 0.2, 0.04

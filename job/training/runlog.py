@@ -11,13 +11,15 @@ import time
 from pathlib import Path
 from typing import Any
 
+from job.console import console
+from job.errors import MachineError
 from job.inference import plots
 from job.runs.records import METRICS, Epoch, read_metrics
 from job.storage import local
 
 
 class RunLog:
-    """The files of a run folder, but for the checkpoints. `step` and `epoch` are those resumed from."""
+    """`metrics.jsonl`, `history.csv`, `curves.png` and TensorBoard's events. `step` and `epoch` are those resumed from."""
 
     def __init__(self, folder: Path, step: int, epoch: int) -> None:
         self.folder = folder
@@ -46,14 +48,17 @@ class RunLog:
             self.epochs.append(record)
 
     def draw(self) -> None:
-        """Write `history.csv`, a row an epoch, and `curves.png`."""
+        """Write `history.csv`, a row an epoch, and `curves.png`. They are made anew at each epoch: a failure is only a warning."""
         import pandas as pd
 
         if not self.epochs:
             return
         history = pd.DataFrame(self.epochs).drop(columns=["kind", "time"])
-        local.write_atomic(self.folder / "history.csv", history.to_csv(index=False))
-        plots.draw(self.epochs, self.folder / "curves.png")
+        try:
+            local.write_atomic(self.folder / "history.csv", history.to_csv(index=False))
+            plots.draw(self.epochs, self.folder / "curves.png")
+        except (OSError, MachineError) as error:
+            console.log(f"warning: history.csv and curves.png could not be written ({error}); training continues")
         self._tensorboard.flush()
 
     def close(self) -> None:

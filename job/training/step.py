@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
 
 from job.config.resolve import Resolved
 from job.machine import strategy
+from job.machine.libraries import tf
 from job.models.network import Network
 from job.training import augment, optimizers
 

@@ -1,0 +1,170 @@
+"""What each command does between its options and its result: for the command line and for Python alike.
+
+Nothing heavy is imported before a command runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from job.config import effects
+from job.config.options import Request, replace
+from job.config.schema import Config, Output, Prepare, PrepareConfig
+from job.console import console
+from job.errors import JobError, UserError
+from job.shutdown import Stop
+
+if TYPE_CHECKING:
+    from job.data.manifest import Manifest
+    from job.runs.records import Summary
+
+NO_DATA = """no --data given; any of these will do, and is prepared on the way:
+  your own images in two folders:        twofold train --data pets/ --out run     (pets/cats/*.jpg, pets/dogs/*.jpg)
+  dogs and cats from Kaggle (a token):   twofold train --data kaggle:salader/dogs-vs-cats --out run"""
+
+
+def prepare(request: Request, stop: Stop) -> Manifest:
+    """Images become shards."""
+    from job.prepare import prepare
+
+    return prepare(request.positional["source"], request.config, stop)
+
+
+def train(request: Request, stop: Stop) -> Summary:
+    """Prepare what is a source, then train."""
+    from job.runs import records
+    from tuning.state import NAME as SWEEP
+
+    config: Config = request.config
+    folder = Path(config.output.out)
+    if not config.source.data and not (config.output.out and (folder / records.CONFIG).exists()):
+        raise UserError("train", NO_DATA, "")
+    if not config.output.out:
+        raise UserError("--out", "no run folder given", "add --out RUN")
+    if (folder / SWEEP).exists():
+        raise UserError(config.output.out, "is the folder of a sweep", "name another --out for the run")
+    resumed = _resumed(request, folder)
+    _note(effects.check(request, resumed))
+    with _no_empty_folder(folder):
+        if config.machine.gpus not in ("auto", "none"):  # before an hour of preparing, not after
+            from job.machine import devices
+
+            devices.select(config.machine.gpus, devices.present())
+        shards = _shards(request, resumed, folder, stop)
+        if config.feed.cache:
+            config = replace(config, data=shards)
+        from job.train import train
+
+        summary = train(config, given=request.given, stop=stop)
+    if summary.status == "done":
+        console.log(f"validation accuracy {summary.accuracy:.4f} at step {summary.best_step:,}; model and curves in {folder}")
+    return summary
+
+
+def sweep(request: Request, stop: Stop) -> list[dict[str, Any]]:
+    """Prepare what is a source, then search; a row for each trial."""
+    config = request.config
+    if not config.source.data:
+        raise UserError("--data", "no images given", "add --data, shards or any source that twofold train takes")
+    from tuning import report
+    from tuning.sweep import check, sweep
+
+    _note(effects.check(request, config))
+    check(config, request.fixed)
+    folder = Path(config.output.out)
+    with _no_empty_folder(folder):
+        return report.rows(sweep(replace(config, data=_shards(request, config, folder, stop)), request.fixed, stop))
+
+
+def evaluate(request: Request, stop: Stop) -> dict[str, Any]:
+    """The figures of a run."""
+    from job.evaluate import evaluate
+
+    return evaluate(Path(request.positional["run"]), request.config, stop)
+
+
+def predict(request: Request, stop: Stop) -> Iterator[str]:
+    """The lines to print, as the images are read."""
+    from job.predict import predict
+
+    return predict(Path(request.positional["run"]), request.positional["path"], request.config, stop)
+
+
+def visualize(request: Request, stop: Stop) -> None:
+    """How the network sees an image."""
+    from job.visualize import visualize
+
+    visualize(Path(request.positional["run"]), request.positional["image"], request.config.output.out)
+
+
+def smoke(request: Request, stop: Stop) -> None:
+    """The whole job, on images that it draws itself."""
+    from job.smoke import smoke
+
+    smoke(stop)
+
+
+def _resumed(request: Request, folder: Path) -> Config:
+    """The configuration as a resumed run has it; without a run in the folder, as given."""
+    from job.runs.records import CONFIG
+
+    config: Config = request.config
+    if not (folder / CONFIG).exists():
+        return config
+    from job.training.resume import merge
+
+    return merge(folder, config, request.given & {"data", *Prepare.__slots__})  # what may not differ, train refuses
+
+
+def _shards(request: Request, resumed: Config, folder: Path, stop: Stop) -> str:
+    """Where the shards of `--data` are: what is a source is prepared, once, into the cache or the run folder."""
+    from job.data import manifest
+    from job.runs import records
+
+    config: Config = request.config
+    named, cache = config.source.data, config.feed.cache
+    if not named or manifest.exists(Path(named)):
+        found = Path(named) if named else records.find_data(folder, resumed)
+        if manifest.exists(found):
+            made = manifest.read(found)
+            _note(effects.check_prepared(request, made.settings, made.classes, str(found)))
+            _note(f"note: --cache has no effect: {found} is already prepared" if cache else "")
+        return named
+    if manifest.unfinished(Path(named)):
+        manifest.read(Path(named))  # words the error
+    from job.prepare import key, prepare
+
+    out = Path(cache) / f"shards-{key([named], resumed.prepare)}" if cache else folder / records.DATA
+    prepare([named], PrepareConfig(prepare=resumed.prepare, output=Output(out=str(out)), work=config.work), stop)
+    return str(out)
+
+
+def _note(line: str) -> None:
+    if line:
+        console.log(line)
+
+
+@contextmanager
+def _no_empty_folder(folder: Path) -> Iterator[None]:
+    """Leave no empty folder behind where nothing came of a start that made it.
+
+    Another start may have begun in it in the meantime: nothing is removed but under the folder's lock.
+    """
+    there = folder.exists()
+    try:
+        yield
+    except BaseException:
+        from job.runs.records import LOG
+        from job.storage import lock
+
+        if not there:
+            with suppress(OSError, JobError), lock.only_writer(folder):
+                left = [*folder.iterdir()]
+                if all(path.is_file() and (path.name == LOG or path.name.startswith(".")) for path in left):
+                    for path in left:
+                        path.unlink()
+                    folder.rmdir()
+        raise
