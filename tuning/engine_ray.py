@@ -7,6 +7,7 @@ Ray of the sweep's own runs on this machine (`tuning/local_ray.py`).
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import pickle
@@ -153,7 +154,7 @@ def _run(plan: Plan, id: str, point: Point | None) -> None:
 
 
 class _Searcher(tune.search.Searcher):
-    """Hands out what an earlier start left unfinished, then the starting configuration, then what Optuna proposes."""
+    """Proposes what an earlier start left unfinished, then the starting configuration, then what Optuna proposes."""
 
     def __init__(self, plan: Plan, state: SweepState, halt: Halt, sampler: optuna.samplers.BaseSampler) -> None:
         super().__init__(metric="score", mode=_mode(plan))
@@ -224,39 +225,60 @@ class _Searcher(tune.search.Searcher):
         """The state holds all."""
 
 
+def _kept(method: Callable[..., None]) -> Callable[..., None]:
+    """Keep what a callback raises, and end the search: Tune would bury it in a traceback of its own."""
+
+    @functools.wraps(method)
+    def kept(self: _Watcher, *arguments: Any, **options: Any) -> None:
+        try:
+            method(self, *arguments, **options)
+        except Exception as error:
+            self.stop_for(error)
+
+    return kept
+
+
 class _Watcher(tune.Callback):
-    """Writes down what Ray says of the trials."""
+    """Records what Ray reports of the trials. `fault` is what ended the search."""
 
     def __init__(self, state: SweepState, status_table: StatusTable, halt: Halt, tick: Callable[[], None]) -> None:
         self._state, self._status_table, self._halt, self._tick = state, status_table, halt, tick
-        self.fault: MachineError | None = None
+        self.fault: Exception | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
 
+    def stop_for(self, fault: Exception) -> None:
+        self.fault = self.fault or fault
+        self._halt.set()
+
+    @_kept
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
         self._tick()
 
+    @_kept
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         id = trial.config["id"]
         self._state.begin(id, trial.config["point"])
         self._status_table.begin(id)
 
+    @_kept
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any) -> None:
         if "epoch" in result:
             self._status_table.epoch(trial.config["id"], result["epoch"], result["shown"])
 
+    @_kept
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self._end(trial, trial.last_result.get("outcome") or _STOPPED)
 
+    @_kept
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self._end(trial, _death(trial))
 
     def _end(self, theirs: Any, outcome: trial.Outcome) -> None:
         id = theirs.config["id"]
         if outcome.status == "fault":
-            self.fault = MachineError("sweep", f"trial {id}: {outcome.reason}", "")
-            self._halt.set()
+            self.stop_for(MachineError("sweep", f"trial {id}: {outcome.reason}", ""))
         self._state.end(id, outcome)
         self._status_table.end(id)
 

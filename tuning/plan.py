@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -13,7 +14,7 @@ from job.machine import devices
 from job.shutdown import Stop
 from tuning.space import Point, Space
 
-HALT = ".halt"  # in the sweep's folder, while running trials are asked to save and leave
+HALT = ".halt"  # in the sweep's folder, while running trials are asked to save and end
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class Plan:
 
     @property
     def rising(self) -> bool:
-        """Whether more of the monitored figure is better."""
+        """Whether a higher score is better."""
         return self.monitor in RISING
 
     @property
@@ -85,15 +86,16 @@ class Plan:
 
 
 class Halt(Stop):
-    """A stop that crosses processes and machines: a file in the sweep's folder, looked for twice a second."""
+    """A stop that crosses processes and machines: a file in the sweep's folder, checked twice a second."""
 
     def __init__(self, out: Path) -> None:
         super().__init__()
         self._path, self._next = out / HALT, 0.0
 
     def set(self) -> None:
-        self._path.touch()
         super().set()
+        with suppress(OSError):  # such as a full disk, which the trials meet themselves
+            self._path.touch()
 
     def clear(self) -> None:
         """Forget what an earlier start was asked."""

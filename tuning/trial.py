@@ -19,7 +19,8 @@ from typing import Any
 
 from job.config.schema import Config
 from job.console import console
-from job.errors import Interrupted, JobError, MachineError, from_os_error
+from job.errors import Interrupted, JobError, MachineError, OutOfMemory, from_os_error
+from job.machine import memory
 from job.runs import checkpoints, records
 from job.runs.records import Epoch, Summary
 from job.shutdown import Stop
@@ -46,15 +47,12 @@ def run(config: Config, on_epoch: Callable[[Epoch], Any], stop: Stop) -> Outcome
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
     folder = Path(config.output.out)
-    before, console.quiet = console.quiet, True
     try:
         local.make_folder(folder)
-        with _output_to(folder / records.LOG):
+        with console.silenced(), _output_to(folder / records.LOG):
             return _outcome(config, on_epoch, stop)
     except OSError as error:
         return _of_os_error(error)
-    finally:
-        console.quiet = before
 
 
 def _outcome(config: Config, on_epoch: Callable[[Epoch], Any], stop: Stop) -> Outcome:
@@ -62,18 +60,15 @@ def _outcome(config: Config, on_epoch: Callable[[Epoch], Any], stop: Stop) -> Ou
         return Outcome(_train(config, on_epoch, stop).status)
     except Interrupted:
         return Outcome("interrupted")
+    except OutOfMemory as error:  # another configuration may fit
+        return Outcome("failed", str(error))
     except MachineError as error:
         return Outcome("fault", str(error))
     except JobError as error:
         return Outcome("failed", str(error))
-    except MemoryError:
-        return Outcome("failed", "out of memory")
-    except OSError as error:
-        traceback.print_exc()
-        return _of_os_error(error)
     except Exception as error:
         traceback.print_exc()
-        return Outcome("failed", _words(error))
+        return _of_os_error(error) if isinstance(error, OSError) else Outcome("failed", _words(error))
     finally:
         _clear()
 
@@ -97,16 +92,14 @@ def _train(config: Config, on_epoch: Callable[[Epoch], Any], stop: Stop) -> Summ
 
 
 def _words(error: Exception) -> str:
-    first = str(error).strip().splitlines()[:1]
-    if type(error).__name__ == "ResourceExhaustedError":
-        return f"out of memory on the device ({first[0][:200] if first else ''})"
-    return f"{type(error).__name__}: {first[0][:300] if first else ''}"
+    first = (str(error).strip().splitlines() or [""])[0][:300]
+    return f"out of memory ({first})" if memory.is_out_of_memory(error) else f"{type(error).__name__}: {first}"
 
 
 def _clear() -> None:
     """Leave nothing of a trial behind in a process that runs another one after it."""
     if "keras" in sys.modules:
-        import keras
+        from job.machine.libraries import keras
 
         keras.backend.clear_session()
     gc.collect()
