@@ -11,7 +11,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
 
 import time
 from collections.abc import Callable, Collection
-from contextlib import closing, suppress
+from contextlib import AbstractContextManager, closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +21,15 @@ from job.config.schema import Config
 from job.console import console
 from job.data import manifest
 from job.errors import UserError
-from job.machine import devices
+from job.machine import devices, memory
 from job.machine.devices import Devices
+from job.models.network import activation_bytes
 from job.runs import checkpoints, records
 from job.runs.records import Epoch, Summary
 from job.shutdown import Stop
 from job.storage import local, lock
 from job.training import reporter, resume
-from job.training.build import build, restore
+from job.training.build import Run, build, restore
 from job.training.contact_sheet import show_augmented
 from job.training.exporter import export_best
 from job.training.loop import Loop
@@ -83,7 +84,7 @@ def train(
     if config.run.show_augment:
         return show_augmented(resolved, data, shards)
     if config.run.dry_run:
-        with closing(build(resolved, chosen, folder, data, shards, stop)) as run:
+        with closing(build(resolved, chosen, folder, data, shards, stop)) as run, _memory_guard(run):
             return plan(run)
     local.make_folder(folder)
     with lock.only_writer(folder), console.copy_to(folder / records.LOG):
@@ -105,7 +106,8 @@ def _go(loop: Loop, on_epoch: Callable[[Epoch], Any] | None) -> Summary:
     run, state, saver = loop.run, loop.state, loop.saver
     saver.summarise(state, "running")
     try:
-        status = loop.go(on_epoch)
+        with _memory_guard(run):
+            status = loop.go(on_epoch)
         if status == "done":
             export_best(run, state)
         return saver.summarise(state, status)
@@ -113,6 +115,17 @@ def _go(loop: Loop, on_epoch: Callable[[Epoch], Any] | None) -> Summary:
         with suppress(OSError):  # the first fault is the one to tell
             saver.summarise(state, "interrupted" if isinstance(error, KeyboardInterrupt) else "failed")
         raise
+
+
+def _memory_guard(run: Run) -> AbstractContextManager[None]:
+    """Out of memory in a step names a batch that fits."""
+    config = run.config
+    batch, replicas, size = config.schedule.batch, config.machine.replicas, max(config.schedule.train_sizes)
+
+    def fix(free: int) -> str:
+        return memory.smaller_batch(batch, replicas, activation_bytes(run.inference.network, size), free)
+
+    return memory.guard(f"a step of {batch} images of {size} px", fix)
 
 
 def _write_setup(folder: Path, config: Config, resolved: Resolved, chosen: Devices) -> None:

@@ -280,7 +280,7 @@ def test_sigterm_saves_and_leaves_with_75(shards: Path, run: Path, tmp_path: Pat
     process.send_signal(signal.SIGTERM)
     stdout, stderr = process.communicate(timeout=120)
     assert (process.returncode, stderr) == (75, "")
-    assert "interrupted, and saved; the same command goes on" in stdout
+    assert "interrupted; saved; rerun to resume" in stdout
     assert records.read_summary(out).status == "interrupted"
     again = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert (again.returncode, again.stderr) == (0, "")
