@@ -42,7 +42,7 @@ def measure(labels: Any, logits: Any) -> Metrics:
     right = (p >= 0.5) == (y >= 0.5)
     low, high = wilson(int(right.sum()), len(y))
     actual, predicted = y >= 0.5, p >= 0.5
-    confusion = [[int((actual == a) @ (predicted == b)) for b in (False, True)] for a in (False, True)]
+    confusion = [[int(((actual == a) & (predicted == b)).sum()) for b in (False, True)] for a in (False, True)]
     both = 0 < y.sum() < len(y)
     return Metrics(
         accuracy=float(right.mean()), accuracy_low=low, accuracy_high=high,
