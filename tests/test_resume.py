@@ -159,6 +159,7 @@ def test_a_score_that_is_no_number_is_best_only_until_there_is_one(stopped: Path
     monkeypatch.setattr(loop, "validate", lambda *arguments: replace(plain(*arguments), log_loss=next(scores)))
     summary = train(small(tmp_path / "shards", tmp_path / "run"))
     assert summary.best_step == summary.steps
+    assert "NaN" not in (tmp_path / "run" / records.METRICS).read_text()
 
 
 def test_who_was_killed_does_not_seem_to_run(stopped: Path, tmp_path: Path) -> None:
