@@ -173,7 +173,7 @@ def _no_empty_folder(folder: Path) -> Iterator[None]:
         from job.runs.records import LOG
         from job.storage import lock
 
-        if not there:
+        if not there and folder.exists():
             with suppress(OSError, JobError), lock.only_writer(folder):
                 left = [*folder.iterdir()]
                 if all(path.is_file() and (path.name == LOG or path.name.startswith(".")) for path in left):
