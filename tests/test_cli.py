@@ -7,7 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -253,40 +253,32 @@ def test_a_start_that_comes_to_nothing_leaves_no_folder_but_one_that_was_there(
     assert run.exists()
 
 
-@pytest.fixture
-def unread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Standard output is a pipe whose reader has left."""
+def _unread(*arguments: object) -> int:
+    """The exit code of a command in this process whose output is a pipe that nobody reads any more."""
     read, write = os.pipe()
     os.close(read)
-    stream = os.fdopen(write, "w")
-    monkeypatch.setattr(sys, "stdout", stream)
-    yield
-    stream.close()
-
-
-def _code(*arguments: object) -> int:
-    with pytest.raises(SystemExit) as left:
-        main([*map(str, arguments)])
+    with os.fdopen(write, "w") as stream, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "stdout", stream)
+        with pytest.raises(SystemExit) as left:
+            main([*map(str, arguments)])
     return int(left.value.code or 0)
 
 
-@pytest.mark.usefixtures("unread")
 def test_work_goes_on_when_nobody_reads_its_log(shards: Path, drawn: Path, tmp_path: Path) -> None:
-    assert _code("prepare", drawn, "--out", tmp_path / "set", "--side=40") == 0
+    assert _unread("prepare", drawn, "--out", tmp_path / "set", "--side=40") == 0
     assert (tmp_path / "set" / "manifest.json").exists()
-    assert _code("prepare", tmp_path / "none", "--out", tmp_path / "other") == 2
+    assert _unread("prepare", tmp_path / "none", "--out", tmp_path / "other") == 2
     run = tmp_path / "run"
-    assert _code("train", "--data", shards, "--out", run, *QUICK) == 0
+    assert _unread("train", "--data", shards, "--out", run, *QUICK) == 0
     assert records.read_summary(run).status == "done"  # type: ignore[union-attr]
     assert "epoch 1/1: loss " in (run / records.LOG).read_text()
 
 
-@pytest.mark.usefixtures("unread")
 def test_a_result_that_nobody_reads_is_not_done(run: Path, drawn: Path) -> None:
-    assert _code("evaluate", run, "--json") == 141
-    assert _code("predict", run, drawn / "rings", "--format=csv") == 141
-    assert _code("predict", run, "nowhere.jpg") == 2
-    assert _code("train", "--help-all") == 141
+    assert _unread("evaluate", run, "--json") == 141
+    assert _unread("predict", run, drawn / "rings", "--format=csv") == 141
+    assert _unread("predict", run, "nowhere.jpg") == 2
+    assert _unread("train", "--help-all") == 141
 
 
 def test_options_that_ready_shards_cannot_follow_are_refused_or_named(
@@ -302,10 +294,10 @@ def test_options_that_ready_shards_cannot_follow_are_refused_or_named(
         done = here(*command, "--val", "0.5")
         assert (done.returncode, done.stderr) == (2, refused)
     file = tmp_path / "shared.toml"
-    file.write_text("[prepare]\nval = 0.5\n[model]\ndense = [8]\n")
+    file.write_text("[prepare]\nval = 0.5\n")
     done = here("train", "--data", shards, "--out", run, "--config", file, "--val", "0.25")
-    assert done.returncode == 0, done.stderr
-    assert "note: without effect here: dense (the residual model has no dense layers)\n" in done.stdout
+    assert (done.returncode, "note: " in done.stdout) == (0, False)
     done = here("train", "--out", run, "--config", file)
+    assert done.returncode == 0
     assert f"note: without effect here: val ({shards} is already prepared)\n" in done.stdout
     assert not (tmp_path / "new").exists()

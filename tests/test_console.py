@@ -100,8 +100,8 @@ def test_a_signal_may_come_while_a_stop_is_being_set() -> None:
 
 
 @pytest.fixture(params=["pipe", "terminal", "disk", "closed"])
-def unread(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[IO[str]]:
-    """Standard output that nobody reads any more."""
+def unread(request: pytest.FixtureRequest) -> Iterator[IO[str]]:
+    """A stream that nobody reads any more."""
     if request.param == "disk":
         stream = open("/dev/full", "w")  # noqa: SIM115 (closed below)
     else:
@@ -110,7 +110,6 @@ def unread(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> I
         stream = os.fdopen(write, "w")
     if request.param == "closed":
         stream.close()
-    monkeypatch.setattr(sys, "stdout", stream)
     yield stream
     _close(stream)
 
@@ -120,7 +119,8 @@ def _close(stream: IO[str]) -> None:
         stream.close()
 
 
-def test_a_reader_that_leaves_costs_its_lines_alone(unread: IO[str], tmp_path: Path) -> None:
+def test_a_reader_that_leaves_costs_its_lines_alone(unread: IO[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(sys, "stdout", unread)
     with console.copy_to(tmp_path / "log.txt"):
         for number in range(3000):  # more than a buffer holds
             console.log(f"line {number}")
