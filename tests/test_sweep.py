@@ -264,8 +264,8 @@ def test_trials_that_fail_are_recorded_and_the_search_continues(engine: str, sha
 def test_sigterm_saves_the_running_trials_and_a_reader_that_leaves_costs_nothing(engine: str, shards: Path, tmp_path: Path) -> None:
     """In an environment that Ray finds hard: a long TMPDIR, a RAY_ADDRESS that is empty, a proxy."""
     out, running = tmp_path / "sweep", ("0001", "0002") if engine == "ray" else ("0001",)
-    search = ("--first-rung", 12) if engine == "ray" else ("--engine", engine, "--search", "random")
-    words = sweeping.command(tmp_path, shards, "--trials", 2, "--epochs", 12, *search)
+    search = ("--first-rung", 8) if engine == "ray" else ("--engine", engine, "--search", "random")
+    words = sweeping.command(tmp_path, shards, "--trials", 2, "--epochs", 8, *search)
     with _Proxy() as proxy:
         temporary = tmp_path / ("long" * 20)
         temporary.mkdir()
@@ -283,11 +283,13 @@ def test_sigterm_saves_the_running_trials_and_a_reader_that_leaves_costs_nothing
         assert (first.returncode, stderr) == (75, "")
         assert stdout.endswith("interrupted; saved; rerun to resume\n")
         assert {records.read_summary(out / "trials" / id).status for id in running} == {"interrupted"}
-        second = sweeping.start(words, **hard)
-        assert second.stdout is not None
-        assert second.stdout.readline().startswith("sweep of 2 trials")
-        second.stdout.close()  # as `| head -1` does
-        assert second.wait(300) == 0
+        with sweeping.start(words, **hard) as second:
+            assert second.stdout is not None
+            assert second.stderr is not None
+            assert second.stdout.readline().startswith("sweep of 2 trials")
+            second.stdout.close()  # as `| head -1` does
+            assert second.stderr.read() == ""
+        assert second.returncode == 0
         assert proxy.asked == 0
     assert [row["status"] for row in sweeping.table(out).values()] == ["done"] * 2
 
