@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 UV := $(BIN)/uv
 LOCK := requirements/dev.txt
 
-.PHONY: setup smoke test test-slow test-containers check format lock docs manifests
+.PHONY: setup smoke test test-slow test-containers mutants check format lock docs manifests
 
 setup: $(READY)
 
@@ -32,6 +32,10 @@ test-slow: setup
 test-containers: setup
 	@tests/containers/setup.sh cpu
 	@$(BIN)/python -m pytest -m containers tests/containers
+
+# Plants mistakes in a copy of the source and looks whether the tests find them; docs/mutants.md.
+mutants: setup
+	@$(BIN)/python -m tests.mutants
 
 check: setup
 	@$(BIN)/hadolint Dockerfile

@@ -53,9 +53,9 @@ def main() -> None:
         row = next(row for row in rows if row["trial"] == trial)
         print(f"{what} ({trial}), validation: log loss {float(row['val_log_loss']):.4f}, accuracy {float(row['val_accuracy']):.4f}")
         command = [*TWOFOLD, "evaluate", str(out / "trials" / trial), "--data", options.data, "--split", "test", "--json"]
-        judged = subprocess.run(command, capture_output=True, text=True)
-        if judged.returncode == 0:
-            figures = json.loads(judged.stdout)
+        evaluated = subprocess.run(command, capture_output=True, text=True)
+        if evaluated.returncode == 0:
+            figures = json.loads(evaluated.stdout)
             interval = f"{figures['accuracy_low']:.4f} to {figures['accuracy_high']:.4f}"
             print(f"{what} ({trial}), test: log loss {figures['log_loss']:.4f}, accuracy {figures['accuracy']:.4f} ({interval})")
 

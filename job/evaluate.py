@@ -48,13 +48,13 @@ def evaluate(run: Path, config: EvaluateConfig, stop: Stop | None = None) -> dic
         if data and not (manifest.exists(Path(data)) or manifest.unfinished(Path(data))):
             if config.evaluation.split:
                 raise UserError("--split", f"{data} is a source, not shards", "omit it, or prepare the source")
-            dataset = _from_source(data, Path(scratch), trained)
+            dataset = _from_source(data, Path(scratch), trained, stop)
         elif data or own:
             dataset = _from_shards(Path(data or own or ""), config.evaluation.split or ("test" if data else "validation"), trained.classes)
         else:
             raise UserError("--data", f"the shards that {run} was trained on are not found", "name them, or another source")
         what = f"{dataset.total:,} images of {data or own} ({dataset.split})"
-        console.log(f"evaluating {what} by step {trained.step:,} of {run}" + ("" if trained.finished else ", which is not finished"))
+        console.log(f"evaluating {what} by step {trained.step:,} of {run} ({trained.standing})")
         labels, logits, mistakes, compared = [], [], _Mistakes(), []
         with closing(dataset.items), console.progress("evaluating", dataset.total, "images") as bar:
             for prediction in trained.predict(dataset.items):
@@ -123,8 +123,8 @@ def _from_shards(folder: Path, split: str, classes: tuple[str, str]) -> _Dataset
     return _Dataset(split, sum(shard.records for shard in chosen), items(), sha256, {})
 
 
-def _from_source(text: str, scratch: Path, trained: Trained) -> _Dataset:
-    source = open_source(text, scratch)
+def _from_source(text: str, scratch: Path, trained: Trained, stop: Stop) -> _Dataset:
+    source = open_source(text, scratch, stop)
     found = layout.find(source.entries(), text, classes=trained.classes)
     labels = {image.name: image.label for image in found.images}
     if found.unlabelled:

@@ -45,7 +45,7 @@ class Prediction:
 class Trained:
     """A run's best model, or where its checkpoint is damaged the newest one that is whole.
 
-    `step` is the checkpoint's, `fingerprint` names the data set; `finished` says whether the run is done.
+    `step` is the checkpoint's, `fingerprint` names the data set; `standing` says in words whether the run is done.
     """
 
     def __init__(self, folder: Path, workers: int | None = None) -> None:
@@ -58,12 +58,12 @@ class Trained:
         summary = records.read_summary(folder)
         steps = checkpoints.steps(folder / records.CHECKPOINTS)
         if summary is None or summary.best_step is None or not steps:
-            raise UserError(str(folder), "this run has finished no epoch yet", "train on, then ask again")
+            raise UserError(str(folder), "this run has finished no epoch yet", "rerun its twofold train to resume, then try again")
         config = replace(config, replicas=1, precision="float32")
         chosen = devices.choose(replace(config, gpus="auto", threads=None, xla=False, memory=None))
         self.config = resolve(replace(config, threads=chosen.hardware.threads), hardware=chosen.hardware)
         gpus = devices.set_up_inference(self.config, chosen)
-        self.folder, self.finished = folder, summary.status == "done"
+        self.folder, self.standing = folder, records.standing(folder, summary)
         self.classes: tuple[str, str] = summary.classes
         self.size, self.side = self.config.model.size, self.config.prepare.side
         self.workers = workers or devices.cores()

@@ -7,6 +7,7 @@ import math
 import os
 import platform
 import subprocess
+import time
 from dataclasses import asdict, dataclass
 from dataclasses import fields as dataclass_fields
 from importlib import metadata
@@ -17,6 +18,7 @@ from job import __version__
 from job.config.options import build, read_toml, to_toml
 from job.config.resolve import Resolved
 from job.config.schema import Config
+from job.console import duration
 from job.data import manifest
 from job.errors import UserError
 from job.machine.devices import Devices, cores
@@ -95,7 +97,8 @@ class Summary:
 
 
 def _validated(metrics: Metrics) -> dict[str, Any]:
-    return {f"val_{name}": value for name, value in asdict(metrics).items()}
+    """Flat, as JSON has it: a metric that is no number is null, since NaN is no JSON."""
+    return {f"val_{name}": None if value != value else value for name, value in asdict(metrics).items()}
 
 
 def _validation(document: dict[str, Any]) -> Metrics:
@@ -153,6 +156,15 @@ def read_summary(folder: Path) -> Summary | None:
 def is_running(folder: Path) -> bool:
     """Whether a process holds the run folder now. A run that says `running` and is not was killed: rerun it to resume."""
     return lock.holder(folder) is not None
+
+
+def standing(folder: Path, summary: Summary) -> str:
+    """How a run stands, in words: whether it is done, runs now, or was cut off without a chance to say so."""
+    if summary.status != "running":
+        return summary.status
+    if is_running(folder):
+        return f"running, last saved {duration(time.time() - summary.updated)} ago"
+    return f"cut off: process {summary.process} is gone; rerun its twofold train to resume"
 
 
 def find_data(folder: Path, config: Config | Resolved, fingerprint: str = "") -> Path:
