@@ -55,15 +55,9 @@ def main() -> None:
         command = [*TWOFOLD, "evaluate", str(out / "trials" / trial), "--data", options.data, "--split", "test", "--json"]
         evaluated = subprocess.run(command, capture_output=True, text=True)
         if evaluated.returncode == 0:
-<<<<<<< HEAD
-            figures = json.loads(evaluated.stdout)
-            interval = f"{figures['accuracy_low']:.4f} to {figures['accuracy_high']:.4f}"
-            print(f"{what} ({trial}), test: log loss {figures['log_loss']:.4f}, accuracy {figures['accuracy']:.4f} ({interval})")
-=======
             metrics = json.loads(evaluated.stdout)
             interval = f"{metrics['accuracy_low']:.4f} to {metrics['accuracy_high']:.4f}"
             print(f"{what} ({trial}), test: log loss {metrics['log_loss']:.4f}, accuracy {metrics['accuracy']:.4f} ({interval})")
->>>>>>> tuning
 
 
 if __name__ == "__main__":
