@@ -11,7 +11,6 @@ import io
 import json
 import os
 import sys
-import tempfile
 import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -284,7 +283,7 @@ def _overview() -> str:
 @contextmanager
 def _libraries_held() -> Iterator[None]:
     """Keep what TensorFlow's C++ prints off the terminal, for the run's log file; our own errors keep the terminal."""
-    with tempfile.TemporaryFile() as held:
+    with os.fdopen(os.memfd_create("libraries"), "r+b") as held:  # in memory: no folder need be writable
         _flush(sys.stderr)
         terminal, before = os.dup(2), sys.stderr
         os.dup2(held.fileno(), 2)
