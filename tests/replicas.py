@@ -1,11 +1,13 @@
-"""Run as a program: a few training steps and one evaluation, on one device or on two logical ones, to an npz file.
+"""Run as a program: a few training steps and one evaluation, on one device or on two logical ones, to npz files.
 
-TensorFlow allows one MirroredStrategy a process, and determinism once on stays on, so each case is a process of its own.
+TensorFlow allows one MirroredStrategy a process, and determinism once on stays on, so what two replicas do and what XLA
+does are processes of their own.
 """
 
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,10 +20,11 @@ from job.machine import devices, strategy
 from job.models.network import build_network
 from job.training import augment
 from job.training.step import Step
+from tests.conftest import THREADS
 
 BATCH, SIZE, STEPS = 16, 24, 3
 SETTINGS: dict[str, Any] = dict(
-    size=SIZE, train_sizes=(SIZE,), filters=(8, 16), batch=BATCH, augment=1.0, dropout=0.3, threads=1, precision="float32"
+    size=SIZE, train_sizes=(SIZE,), filters=(8, 16), batch=BATCH, augment=1.0, dropout=0.3, threads=THREADS, precision="float32"
 )
 
 
@@ -46,38 +49,44 @@ class Silent(Step):
         return loss, right, gradients, moved
 
 
-def main(case: str, optimizer: str, path: str) -> None:
-    replicas = 2 if case in ("mirrored", "silent") else 1
-    asked = build(Config, dict(SETTINGS, replicas=replicas, optimizer=optimizer, xla=case == "xla"))
+def take_steps(kinds: dict[str, type[Step]], folder: Path, replicas: int = 1, **changes: Any) -> None:
+    """Train each kind of step under one strategy; each writes its figures to `NAME.npz`."""
+    asked = build(Config, dict(SETTINGS, replicas=replicas, optimizer="sgd", **changes))
     chosen = devices.choose(asked)
     config = resolve(asked, 1000, chosen.hardware)
     devices.set_up(config, chosen)
     distribution = strategy.build(chosen.gpus, replicas)
-    with distribution.scope():
-        network = build_network(config.model, 1, "float32")
-        inference = Inference(build_network(config.model, 1), distribution, config.model.size)
-    kind = {"turns": InTurn, "silent": Silent}.get(case, Step)
-    step = kind(config, network, distribution, (1.0, 1.0))
+    for name, kind in kinds.items():
+        with distribution.scope():
+            network = build_network(config.model, 1, "float32")
+            inference = Inference(build_network(config.model, 1), distribution, config.model.size)
+        np.savez(folder / f"{name}.npz", **_figures(kind(config, network, distribution, (1.0, 1.0)), inference))
+
+
+def _figures(step: Step, inference: Inference) -> dict[str, Any]:
     rng = np.random.default_rng(0)
     losses, rights = [], []
     for number in range(STEPS):
         images = rng.integers(0, 256, (BATCH, 32, 32, 3), dtype=np.uint8)
         labels = rng.integers(0, 2, BATCH).astype(np.float32)
-        noise = rng.random((BATCH, augment.COLUMNS + network.noise_columns), dtype=np.float32)
+        noise = rng.random((BATCH, augment.COLUMNS + step.network.noise_columns), dtype=np.float32)
         outcome = step.run(images, labels, noise, 0.05, number, SIZE)
         losses.append(float(outcome.loss))
         rights.append(float(outcome.right))
     apart = 0.0
     for variable in step.state.values():
-        copies = [v.numpy() for v in distribution.experimental_local_results(variable)]
+        copies = [v.numpy() for v in step.distribution.experimental_local_results(variable)]
         apart = max([apart, *(float(np.abs(copies[0] - c).max()) for c in copies[1:])])
     arrays = step.arrays()
     inference.load({name.removeprefix("weights/"): a for name, a in arrays.items() if name.startswith("weights/")})
     inference.batch = 8
     many = rng.integers(0, 256, (13, SIZE, SIZE, 3), dtype=np.uint8)
     logits = np.concatenate([inference.logits(many[:8]), inference.logits(many[8:])])
-    np.savez(path, _losses=losses, _rights=rights, _logits=logits, _apart=apart, **arrays)
+    return dict(_losses=losses, _rights=rights, _logits=logits, _apart=apart, **arrays)
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    if sys.argv[1] == "replicas":
+        take_steps({"mirrored": Step, "silent": Silent}, Path(sys.argv[2]), 2)
+    else:
+        take_steps({"xla": Step}, Path(sys.argv[2]), xla=True)

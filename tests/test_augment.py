@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from job.config.schema import Augment
 from job.data import pixels
@@ -50,12 +51,32 @@ def test_a_flip_mirrors_the_image(images: Any) -> None:
     np.testing.assert_allclose(flipped, plain[:, :, ::-1], atol=1e-3)
 
 
-def test_a_crop_shows_a_part_of_the_image(noise: Any) -> None:
-    ramp = np.broadcast_to(np.arange(32, dtype=np.uint8)[None, None, :, None] * 8, (6, 32, 32, 3)).copy()
-    done, _ = _apply(ramp, noise, crop=0.25)
-    spans = done[:, 0, -1, 0] - done[:, 0, 0, 0]
-    assert (spans > 0).all()
-    assert spans.std() > 5
+def _areas(line: Any, start: float, length: float, size: int) -> Any:
+    """Means of a line of pixels over `size` equal parts of [start, start + length], by its integral."""
+    ends = start + length * np.arange(size + 1) / size
+    return np.diff(np.interp(ends, np.arange(len(line) + 1), np.append(0, np.cumsum(line)))) * size / length
+
+
+def test_a_crop_is_the_mean_over_its_areas(images: Any, noise: Any) -> None:
+    """The share of the area uniform in [0.25, 1], the ratio of the sides log-uniform in [3/4, 4/3]; then flipped."""
+    done, _ = _apply(images, noise, crop=0.25, flip=0.5)
+    for image, (area, shape, top, left, flip), found in zip(images, noise[:, :5].astype(float), done, strict=True):
+        root, ratio = np.sqrt(0.25 + 0.75 * area), (4 / 3) ** (0.5 * (2 * shape - 1))
+        height, width = (32 * min(root * r, 1) for r in (ratio, 1 / ratio))
+        rows = np.apply_along_axis(_areas, 0, image.astype(float), top * (32 - height), height, 16)
+        expected = np.apply_along_axis(_areas, 1, rows, left * (32 - width), width, 16)
+        np.testing.assert_allclose(found, expected[:, ::-1] if flip < 0.5 else expected, atol=0.05)
+
+
+def test_a_small_crop_keeps_the_shape(images: Any) -> None:
+    """Where little may be cut off, the ratio of the sides is near 1 too, and what is cut off is what was asked for."""
+    extreme = np.full((6, augment.COLUMNS), 0.5, np.float32)
+    extreme[:, :2] = [0.0, 1.0]
+    done, _ = _apply(images, extreme, crop=0.9)
+    ratio = (4 / 3) ** (0.5 * 0.1 / 0.65)
+    height, width = 32 * min(0.9**0.5 * ratio, 1), 32 * 0.9**0.5 / ratio
+    rows = np.apply_along_axis(_areas, 0, images[0].astype(float), 0.5 * (32 - height), height, 16)
+    np.testing.assert_allclose(done[0], np.apply_along_axis(_areas, 1, rows, 0.5 * (32 - width), width, 16), atol=0.05)
 
 
 def test_no_rotation_is_the_identity_and_a_half_turn_of_the_range_moves(images: Any) -> None:
@@ -64,6 +85,12 @@ def test_no_rotation_is_the_identity_and_a_half_turn_of_the_range_moves(images: 
     np.testing.assert_allclose(still, plain, atol=0.05)
     turned, _ = _apply(images, np.ones((6, augment.COLUMNS), np.float32), rotate=15)
     assert np.abs(turned - plain).mean() > 5
+
+
+def test_rotation_is_in_degrees(images: Any) -> None:
+    turned, _ = _apply(images, np.ones((6, augment.COLUMNS), np.float32), rotate=30)  # noise of 1 is the largest angle
+    plain, _ = _apply(images)
+    np.testing.assert_allclose(turned, augment._rotate(plain, np.full(6, np.pi / 6, np.float32), 16), atol=0.5)
 
 
 def test_a_quarter_turn_is_exact(images: Any) -> None:
@@ -81,32 +108,38 @@ def test_colours_stay_in_range_and_grey_has_no_saturation(images: Any, noise: An
     np.testing.assert_allclose(coloured, _apply(grey)[0], atol=1e-2)
 
 
-def test_erasing_covers_a_square_of_the_promised_side(images: Any, noise: Any) -> None:
+def test_colours_are_brightness_then_contrast_then_saturation(noise: Any) -> None:
+    image = np.random.default_rng(0).uniform(90, 150, (6, 16, 16, 3)).astype(np.uint8)
+    done, _ = _apply(image, noise, brightness=0.2, contrast=0.3, saturation=0.4)
+    factor = (1 + np.array([0.2, 0.3, 0.4]) * (2 * noise[:, 6:9] - 1))[:, :, None, None, None]
+    expected = image * factor[:, 0]
+    mean = expected.mean(axis=(1, 2, 3), keepdims=True)
+    expected = mean + (expected - mean) * factor[:, 1]
+    grey = expected @ np.array([0.299, 0.587, 0.114])
+    expected = grey[..., None] + (expected - grey[..., None]) * factor[:, 2]
+    np.testing.assert_allclose(done, expected, atol=0.05)
+
+
+def test_erasing_covers_the_square_of_its_noise(noise: Any) -> None:
+    noise[:, 9] = np.linspace(0, 1, 6)  # whether
     bright = np.full((6, 32, 32, 3), 255, np.uint8)
-    done, _ = _apply(bright, noise, erase=1.0, size=40)
-    share = (done[..., 0] == 127.5).mean(axis=(1, 2))
-    assert (share > 0.1**2).all()
-    assert (share < 0.45**2).all()
-    untouched, _ = _apply(bright, noise, erase=1e-9)
-    assert (untouched == 255).all()
+    done, _ = _apply(bright, noise, erase=0.5, size=40)
+    for found, (hit, length, top, left) in zip(done, noise[:, 9:13].astype(float), strict=True):
+        side, at = 40 * (0.15 + 0.25 * length), np.arange(40) + 0.5
+        rows, columns = ((at >= first * (40 - side)) & (at < first * (40 - side) + side) for first in (top, left))
+        expected = np.where(rows[:, None] & columns & (hit < 0.5), 127.5, 255)
+        np.testing.assert_allclose(found, np.repeat(expected[..., None], 3, axis=2), atol=0.01)
 
 
-def test_mixup_mixes_labels_as_images(noise: Any) -> None:
-    ramp = np.stack([np.full((32, 32, 3), value, np.uint8) for value in (0, 200, 0, 200, 0, 200)])
-    labels = np.array([0, 1, 0, 1, 0, 1], np.float32)
-    done, mixed = _apply(ramp, noise, labels, mixup=0.4)
-    np.testing.assert_allclose(done[:, 0, 0, 0], 200 * mixed, atol=1e-2)
-    np.testing.assert_array_equal(mixed >= 0.5, labels > 0.5)
-
-
-def test_the_mixing_share_follows_beta() -> None:
-    from scipy import stats
-
-    drawn = np.random.default_rng(0).random((4000, augment.COLUMNS), dtype=np.float32)
-    _, mixed = _apply(np.zeros((4000, 8, 8, 3), np.uint8), drawn, np.tile([0, 1], 2000).astype(np.float32), size=8, mixup=0.4)
-    share = np.abs(mixed - 0.5) + 0.5
-    beta = stats.beta(0.4, 0.4).rvs(4000, random_state=0)
-    assert stats.ks_2samp(share, np.maximum(beta, 1 - beta)).statistic < 0.035
+def test_mixup_mixes_with_the_next_image_by_a_share_of_beta(images: Any, noise: Any) -> None:
+    """The larger share is the image's own, and labels are mixed as images are."""
+    labels = np.array([0, 1, 1, 0, 1, 0], np.float32)
+    done, mixed = _apply(images, noise, labels, size=32, mixup=0.4)
+    drawn = stats.beta(0.4, 0.4).ppf((np.floor(noise[:, 13].astype(float) * 4096) + 0.5) / 4096)
+    share = np.maximum(drawn, 1 - drawn)
+    np.testing.assert_allclose(mixed, share * labels + (1 - share) * np.roll(labels, -1), atol=1e-3)
+    weight = share[:, None, None, None]
+    np.testing.assert_allclose(done, weight * images + (1 - weight) * np.roll(images, -1, axis=0), atol=0.3)
 
 
 def test_a_row_depends_on_its_own_noise_alone(images: Any, noise: Any) -> None:

@@ -40,7 +40,7 @@ def test_the_same_step_is_replaced(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["step-00000007"]
 
 
-@pytest.mark.parametrize("damage", ["cut", "flip", "no state", "no json", "half json"])
+@pytest.mark.parametrize("damage", ["cut", "flip", "no state", "no json", "half json", "other version"])
 def test_a_damaged_one_is_passed_over(tmp_path: Path, damage: str, capsys: pytest.CaptureFixture[str]) -> None:
     for step in (3, 5):
         checkpoints.save(tmp_path, _make(step))
@@ -54,8 +54,10 @@ def test_a_damaged_one_is_passed_over(tmp_path: Path, damage: str, capsys: pytes
         state.unlink()
     elif damage == "no json":
         record.unlink()
-    else:
+    elif damage == "half json":
         record.write_text(record.read_text()[:40])
+    else:
+        record.write_text(record.read_text().replace('"version": 2', '"version": 1'))
     back = checkpoints.newest(tmp_path)
     assert back is not None
     assert back.state.step == 3

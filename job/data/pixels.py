@@ -43,6 +43,7 @@ def decode(data: bytes) -> Image:
 
     Raises:
         Undecodable: with the reason.
+        MemoryError: the image does not fit into memory.
     """
     if not data:
         raise Undecodable("the file is empty")
@@ -59,6 +60,8 @@ def decode(data: bytes) -> Image:
                 return _upright(_over_white(image, multiplied), _orientation(exif[0]) if exif else 1)
         image = cv2.imdecode(buffer, cv2.IMREAD_COLOR_RGB)
     except cv2.error as error:
+        if error.code == cv2.Error.StsNoMem:  # the machine's fault: the image may be a good one
+            raise MemoryError(error.err) from None
         raise Undecodable(f"does not decode ({error.err or 'OpenCV refuses it'})") from None
     if image is None:
         raise Undecodable(_reason(data))
