@@ -138,8 +138,9 @@ def _main(argv: list[str]) -> int:
 
 
 def _fail(line: str, code: int) -> int:
-    with suppress(*GONE):
-        print(f"twofold: {line}", file=sys.stderr, flush=True)
+    if sys.stderr is not None:
+        with suppress(*GONE):
+            print(f"twofold: {line}", file=sys.stderr, flush=True)
     return code
 
 
@@ -201,6 +202,8 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         where, _, what = message.partition(": ")
+        if where == "the following arguments are required":
+            raise UserError(self.prog.removeprefix("twofold "), f"{what.upper()} not given", f"see {self.prog} --help")
         raise UserError(where.removeprefix("argument "), what, f"see {self.prog} --help") if what else UserError(self.prog, message, "")
 
     def exit(self, status: int = 0, message: str | None = None) -> NoReturn:

@@ -65,6 +65,7 @@ def here(capfd: pytest.CaptureFixture[str]) -> Callable[..., Left]:
         (["predict", "--epochs", "5", "run"], 2, "twofold: --epochs: unknown option; it belongs to twofold train"),
         (["prepare", "--out", "x"], 2, "twofold: prepare: no source given; name a folder, an archive, kaggle:owner/dataset or https://..."),
         (["evaluate", "nowhere"], 2, "twofold: nowhere: is not a run folder; name the --out of a twofold train"),
+        (["evaluate"], 2, "twofold: evaluate: RUN not given; see twofold evaluate --help"),
         (["smoke", "more"], 2, "twofold: more: is one argument too many for twofold smoke; see --help"),
     ],
 )  # fmt: skip
