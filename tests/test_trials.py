@@ -151,7 +151,8 @@ def _made(monkeypatch: pytest.MonkeyPatch, base: Path | str) -> Path:
 
 def test_rays_folder_is_short_enough_for_its_sockets(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert _made(monkeypatch, base).parent == base
-    for unusable in (tmp_path / ("x" * 64), base / "missing"):
+    (too_long := tmp_path / ("x" * 64)).mkdir()
+    for unusable in (too_long, base / "missing"):
         folder = _made(monkeypatch, unusable)
         folder.rmdir()
         assert folder.parent == Path("/tmp")

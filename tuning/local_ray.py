@@ -98,7 +98,7 @@ def _remove_abandoned(base: Path) -> None:
     """Remove the folders of sweeps that were killed together with their Ray."""
     for folder in base.glob(f"{PREFIX}????????"):
         with suppress(OSError):
-            descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+            descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
             try:
                 if os.fstat(descriptor).st_uid == os.getuid():
                     fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
