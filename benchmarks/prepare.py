@@ -1,8 +1,8 @@
-"""Images a second of `twofold prepare`, by one worker and by all cores, side by side in turn.
+"""Images a second of `twofold prepare`, with one worker and with all cores, in turn.
 
     python benchmarks/prepare.py SOURCE [--rounds 3]
 
-writes `benchmarks/results/prepare.csv`: the whole command's seconds, hashing, decoding, encoding and shards included.
+writes `benchmarks/results/prepare.csv`: the whole command's seconds, including hashing, decoding, encoding and writing.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""What a sweep finds and what it costs: both engines on real photographs, from a small starting configuration.
+"""What a sweep finds and what it costs: both engines on real images, from a small starting configuration.
 
     python benchmarks/sweep.py NAME --data SHARDS --runs DIR [options of twofold sweep]
 
 writes `benchmarks/results/sweep-NAME.csv` (the table of trials) and `.png`, and prints the best beside the starting
-configuration: on the validation images that chose it, on the test images that chose nothing, and the steps spent
-beside those of as many full trials. A sweep that is finished already is only collected.
+configuration: on the validation images that chose it, on the test images that chose nothing, and the steps taken
+beside those of as many full trials. The results of a sweep that is already finished are only collected.
 """
 
 from __future__ import annotations
@@ -53,11 +53,11 @@ def main() -> None:
         row = next(row for row in rows if row["trial"] == trial)
         print(f"{what} ({trial}), validation: log loss {float(row['val_log_loss']):.4f}, accuracy {float(row['val_accuracy']):.4f}")
         command = [*TWOFOLD, "evaluate", str(out / "trials" / trial), "--data", options.data, "--split", "test", "--json"]
-        judged = subprocess.run(command, capture_output=True, text=True)
-        if judged.returncode == 0:
-            figures = json.loads(judged.stdout)
-            interval = f"{figures['accuracy_low']:.4f} to {figures['accuracy_high']:.4f}"
-            print(f"{what} ({trial}), test: log loss {figures['log_loss']:.4f}, accuracy {figures['accuracy']:.4f} ({interval})")
+        evaluated = subprocess.run(command, capture_output=True, text=True)
+        if evaluated.returncode == 0:
+            metrics = json.loads(evaluated.stdout)
+            interval = f"{metrics['accuracy_low']:.4f} to {metrics['accuracy_high']:.4f}"
+            print(f"{what} ({trial}), test: log loss {metrics['log_loss']:.4f}, accuracy {metrics['accuracy']:.4f} ({interval})")
 
 
 if __name__ == "__main__":

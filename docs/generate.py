@@ -12,6 +12,7 @@ from pathlib import Path
 from job.config.options import knobs
 from job.config.resolve import strengths
 from job.config.schema import SweepConfig
+from job.errors import BUG, DONE, INTERRUPTED, MACHINE, READER_LEFT, USER
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -20,6 +21,16 @@ from tests.floors import FLOORS  # noqa: E402
 
 CONFIGURATION, ARCHITECTURE = ROOT / "docs" / "configuration.md", ROOT / "docs" / "architecture.md"
 TABLE = "| file | subject |"  # where the generated part of architecture.md begins
+
+
+EXIT_CODES = (
+    (DONE, "done, also when it was already done"),
+    (INTERRUPTED, "interrupted and saved: rerun to resume (SIGTERM, SIGINT, SIGHUP where it was not ignored)"),
+    (USER, "the user's mistake: an option, a configuration, data, credentials"),
+    (MACHINE, "this machine or a service: GPU, disk, memory, network"),
+    (BUG, "a bug (the only traceback), or a proof that failed"),
+    (READER_LEFT, "the reader of a result (`evaluate`, `predict`, help) left before all was printed, as in `twofold predict ... | head`"),
+)
 
 
 def architecture() -> str:
@@ -44,15 +55,16 @@ def configuration() -> str:
     lines = [
         "# Configuration",
         "",
-        "Made by `make docs` from `job/config/schema.py`; do not edit. A knob is set by its flag, by its environment variable",
-        "(`--epochs` is `TWOFOLD_EPOCHS`), or in the table of a file given to `--config`, in this order. Knobs marked",
-        "*result* shape the weights: a resumed run keeps them (precision, replicas and threads may be changed by flag).",
+        "Made by `make docs` from `job/config/schema.py`; do not edit. An option is set by its flag, by its environment variable",
+        "(`--epochs` is `TWOFOLD_EPOCHS`), or in the table of a file given to `--config`, in this order; from [Python](python.md) by",
+        "its keyword. Options marked *result* shape the weights: a resumed run keeps them (precision, replicas and threads may be",
+        "changed by flag). A flag that has no effect where it is given is refused; a variable or a file's line is named in the log.",
     ]
     table = ""
     for knob in knobs(SweepConfig):
         if knob.table != table:
             table = knob.table
-            lines += ["", f"## [{table}]", "", "| knob | default | unit | meaning | |", "|---|---|---|---|---|"]
+            lines += ["", f"## [{table}]", "", "| option | default | unit | meaning | |", "|---|---|---|---|---|"]
         meta, default = knob.field.metadata, knob.field.default
         shown = f"auto: {meta['auto']}" if default is None else _shown(default)
         unit = meta["unit"] or "|".join(meta["choices"]).replace("|", ", ")
@@ -68,6 +80,17 @@ def configuration() -> str:
     columns = [strengths(s) for s in at]
     lines += ["| | " + " | ".join(f"{s:g}" for s in at) + " |", "|---" * (len(at) + 1) + "|"]
     lines += [f"| `--{name}` | " + " | ".join(f"{c[name]:g}" for c in columns) + " |" for name in columns[0]]
+    lines += [
+        "",
+        "## Exit codes",
+        "",
+        "An error is one line on standard error, `twofold: WHERE: WHAT; FIX`. Log lines that nobody reads any more (a closed pipe, a",
+        "terminal that is gone) change nothing: the work goes on, and `log.txt` has them.",
+        "",
+        "| code | when |",
+        "|---|---|",
+    ]
+    lines += [f"| {code} | {when} |" for code, when in EXIT_CODES]
     return "\n".join(lines) + "\n"
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from job.config import effects
 from job.config.options import Request, replace
-from job.config.schema import Config, Output, Prepare, PrepareConfig
+from job.config.schema import Config, Prepare
 from job.console import console
 from job.errors import JobError, UserError
 from job.shutdown import Stop
@@ -143,17 +143,16 @@ def _shards(request: Request, resumed: Config, folder: Path, stop: Stop) -> str:
 
 
 def _prepared(config: Config, source: str, folder: Path, stop: Stop) -> str:
-    """A source prepared, once, into the cache or the run folder."""
+    """A source prepared, once, into the cache or the run folder; or what a run that was started has."""
     from job.data import manifest
-    from job.prepare import key, prepare
+    from job.prepare import prepared_shards
     from job.runs import records
+    from tuning.state import NAME as SWEEP
 
     if manifest.unfinished(Path(source)):
         manifest.read(Path(source))  # words the error
-    cache = config.feed.cache
-    out = Path(cache) / f"shards-{key([source], config.prepare)}" if cache else folder / records.DATA
-    prepare([source], PrepareConfig(prepare=config.prepare, output=Output(out=str(out)), work=config.work), stop)
-    return str(out)
+    started = any((folder / name).exists() for name in (records.CONFIG, SWEEP))
+    return str(prepared_shards(replace(config, data=source), folder, stop, started))
 
 
 def _note(line: str) -> None:
@@ -174,7 +173,7 @@ def _no_empty_folder(folder: Path) -> Iterator[None]:
         from job.runs.records import LOG
         from job.storage import lock
 
-        if not there:
+        if not there and folder.exists():
             with suppress(OSError, JobError), lock.only_writer(folder):
                 left = [*folder.iterdir()]
                 if all(path.is_file() and (path.name == LOG or path.name.startswith(".")) for path in left):

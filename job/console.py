@@ -76,16 +76,8 @@ class Console:
             if self._bar is not None:
                 self._bar.console.print(line, markup=False, highlight=False, soft_wrap=True)
             else:
-                self.write(self.worded(line, **fields) + "\n")
+                _Outlet(self.stream).write(self.worded(line, **fields) + "\n")
         self.keep(line)
-
-    def write(self, text: str) -> None:
-        """Write to the stream, whether somebody reads it or not."""
-        stream = self.stream
-        if stream is not None:
-            with suppress(*GONE):
-                stream.write(text)
-                stream.flush()
 
     def keep(self, line: str) -> None:
         """Write a line to the log file, if there is one. The run does not depend on it."""
@@ -149,17 +141,23 @@ class Console:
     def _rich(self) -> Any:
         from rich.console import Console as RichConsole
 
-        return RichConsole(file=_Outlet(self, self.stream))  # type: ignore[arg-type]
+        return RichConsole(file=_Outlet(self.stream))  # type: ignore[arg-type]
 
 
 class _Outlet:
-    """The console's stream for Rich, which draws from a thread of its own: its writes must not raise either."""
+    """A stream that may be written to whether somebody reads it or not. Rich draws on it from a thread of its own."""
 
-    def __init__(self, console: Console, stream: Any) -> None:
-        self.write, self._stream = console.write, stream
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> None:
+        if self._stream is not None:
+            with suppress(*GONE):
+                self._stream.write(text)
+                self._stream.flush()
 
     def flush(self) -> None:
-        """`Console.write` flushes."""
+        """`write` has done it."""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)

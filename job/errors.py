@@ -57,6 +57,6 @@ def from_os_error(error: OSError) -> MachineError | None:
         return MachineError(where, "permission denied", "change its permissions or name another folder")
     if error.errno in (errno.EMFILE, errno.ENFILE):
         return MachineError(where, "too many open files", "raise the limit with ulimit -n")
-    if error.errno in (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENOLCK, errno.EHOSTDOWN, errno.ENOTCONN):
+    if error.errno in (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENOLCK, errno.EHOSTDOWN, errno.ENOTCONN, errno.EREMOTEIO):
         return MachineError(where, f"the file system failed ({os.strerror(error.errno)})", "check the disk or the mount, then rerun")
     return None

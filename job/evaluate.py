@@ -48,7 +48,7 @@ def evaluate(run: Path, config: EvaluateConfig, stop: Stop | None = None) -> dic
         if data and not (manifest.exists(Path(data)) or manifest.unfinished(Path(data))):
             if config.evaluation.split:
                 raise UserError("--split", f"{data} is a source, not shards", "omit it, or prepare the source")
-            dataset = _from_source(data, Path(scratch), trained)
+            dataset = _from_source(data, Path(scratch), trained, stop)
         elif data or own:
             dataset = _from_shards(Path(data or own or ""), config.evaluation.split or ("test" if data else "validation"), trained.classes)
         else:
@@ -123,8 +123,8 @@ def _from_shards(folder: Path, split: str, classes: tuple[str, str]) -> _Dataset
     return _Dataset(split, sum(shard.records for shard in chosen), items(), sha256, {})
 
 
-def _from_source(text: str, scratch: Path, trained: Trained) -> _Dataset:
-    source = open_source(text, scratch)
+def _from_source(text: str, scratch: Path, trained: Trained, stop: Stop) -> _Dataset:
+    source = open_source(text, scratch, stop)
     found = layout.find(source.entries(), text, classes=trained.classes)
     labels = {image.name: image.label for image in found.images}
     if found.unlabelled:

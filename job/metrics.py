@@ -41,8 +41,8 @@ def measure(labels: Any, logits: Any) -> Metrics:
     p = probability(z)
     right = (p >= 0.5) == (y >= 0.5)
     low, high = wilson(int(right.sum()), len(y))
-    truth, said = y >= 0.5, p >= 0.5
-    confusion = [[int((~truth & ~said).sum()), int((~truth & said).sum())], [int((truth & ~said).sum()), int((truth & said).sum())]]
+    actual, predicted = y >= 0.5, p >= 0.5
+    confusion = [[int(((actual == a) & (predicted == b)).sum()) for b in (False, True)] for a in (False, True)]
     both = 0 < y.sum() < len(y)
     return Metrics(
         accuracy=float(right.mean()), accuracy_low=low, accuracy_high=high,
@@ -92,10 +92,10 @@ def average_precision(labels: Array, scores: Array) -> float:
 
 
 def calibration_error(labels: Array, probabilities: Array) -> float:
-    """Expected calibration error (Naeini et al. 2015) of the class said, over 15 equal bins of its probability."""
-    said = probabilities >= 0.5
-    sure = np.where(said, probabilities, 1 - probabilities)
-    right = said == (labels > 0.5)
+    """Expected calibration error (Naeini et al. 2015) of the predicted class, over 15 equal bins of its probability."""
+    predicted = probabilities >= 0.5
+    sure = np.where(predicted, probabilities, 1 - probabilities)
+    right = predicted == (labels > 0.5)
     bins = np.minimum(((sure - 0.5) * 2 * _BINS).astype(int), _BINS - 1)
     gaps = np.abs(np.bincount(bins, right.astype(np.float64) - sure, minlength=_BINS))
     return float(gaps.sum() / len(labels))

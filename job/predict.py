@@ -51,7 +51,7 @@ def rows(run: Path, paths: Sequence[str], config: PredictConfig, stop: Stop | No
     stop = Stop() if stop is None else stop
     trained = Trained(run, config.work.workers)
     with tempfile.TemporaryDirectory(prefix="twofold-") as scratch:
-        sources = [(path, open_source(path, Path(scratch))) for path in paths]
+        sources = [(path, open_source(path, Path(scratch), stop)) for path in paths]
         total = sum(len(source.entries()) for _, source in sources)
         if not total:
             raise UserError(" ".join(paths), "no image found", "give JPEG, PNG or WebP files")

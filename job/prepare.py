@@ -1,7 +1,7 @@
 """`twofold prepare`: photographs of two classes become TFRecord shards with a manifest.
 
 Pass one reads the sources in their own order; all cores hash, decode, shrink and encode, and the JPEGs go to a
-spool file in `--out/.work`. Pass two drops what `job/data/audit.py` sets aside, cuts the splits by content hash, and
+spool file in `--out/.work`. Pass two drops what `job/data/audit.py` excludes, cuts the splits by content hash, and
 writes the shards in the order of that hash, so the bytes depend on the images alone. The manifest comes last.
 """
 
@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -18,18 +17,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from job.config.schema import Prepare, PrepareConfig
+from job.config.schema import Config, Output, Prepare, PrepareConfig
 from job.console import console, counted, duration
 from job.data import audit, layout, manifest, pixels, shards
-from job.data.sources import Entry, Source, open_source
+from job.data.sources import Entry, Source, contents, is_remote, open_source
 from job.errors import UserError
 from job.machine.devices import cores
 from job.machine.pool import in_order
+from job.runs import records
 from job.shutdown import Stop
 from job.storage import local, lock
 
 SHARD_BYTES = 64_000_000
-TRAIN_SHARDS = 16  # at least, so that a dozen readers find work
+TRAIN_SHARDS = 16  # at least, so that a dozen readers can share them
 _OURS = re.compile(r"(train|validation|test)-\d{5}-of-\d{5}\.(tfrecord|index\.npy)")
 
 
@@ -40,61 +40,120 @@ class _Spooled:
     length: int
 
 
-def prepare(sources: Sequence[str], config: PrepareConfig, stop: Stop | None = None) -> manifest.Manifest:
+def prepare(sources: Sequence[str], config: PrepareConfig, stop: Stop | None = None, *, wait: bool = False) -> manifest.Manifest:
     """Turn sources into a data set in `config.output.out`, or finish one, or find it done.
 
+    Args:
+        wait: for another process that prepares the same folder, instead of refusing.
+
     Raises:
-        UserError: the sources hold no two classes, too many images are bad, or the folder holds another data set.
+        UserError: the sources do not hold two classes, too many images cannot be decoded, or the folder holds another
+            data set, or what these sources were before they changed.
         MachineError: the disk is full or read-only.
-        Interrupted: `stop` was set; the same call finishes the data set.
+        Interrupted: `stop` was set; the same call resumes.
     """
     folder = Path(config.output.out).absolute()
     if not sources:
         raise UserError("prepare", "no source given", "name a folder, an archive, kaggle:owner/dataset or https://...")
     if not config.output.out:
         raise UserError("--out", "no folder given for the shards", "add --out DIR")
+    stop = Stop() if stop is None else stop
     settings = _settings(sources, config.prepare)
     if manifest.exists(folder):
         return _finished(folder, settings)
     local.make_folder(folder)
-    with lock.only_writer(folder):
-        if manifest.exists(folder):  # another writer was quicker
+    with lock.only_writer(folder, _waiting(folder, stop) if wait else None):
+        if manifest.exists(folder):  # another process was quicker
             return _finished(folder, settings)
         _clear(folder)
         work = folder / ".work"
         local.make_folder(work)
-        made = _Preparation(sources, config, folder, work, Stop() if stop is None else stop).run(settings)
-        shutil.rmtree(work)
+        made = _Preparation(sources, config, folder, work, stop).run(settings)
+        local.remove_tree(work)
         return made
 
 
+def prepared_shards(config: Config, folder: Path, stop: Stop, started: bool) -> Path:
+    """The shards of a `--data` that is a source: prepared once, into the cache or into the folder of the run or sweep.
+
+    Args:
+        folder: of the run or sweep.
+        started: it was started before; it keeps the shards that it has, also where their source has changed or is gone.
+    """
+    text, cache = config.source.data, config.feed.cache
+    own = folder / records.DATA
+    if started:
+        if (folder / records.CONFIG).exists():
+            summary = records.read_summary(folder)
+            own = records.find_data(folder, records.read_config(folder), "" if summary is None else summary.fingerprint)
+        if manifest.exists(own):
+            _compare(own, text)
+            return own
+    out = Path(cache) / f"shards-{key([text], config.prepare)}" if cache else folder / records.DATA
+    prepare([text], PrepareConfig(prepare=config.prepare, output=Output(out=str(out)), work=config.work), stop, wait=bool(cache))
+    return out
+
+
 def key(sources: Sequence[str], options: Prepare) -> str:
-    """A short name of what `prepare` would make of these sources, for a cache that holds several data sets."""
+    """A short name of what `prepare` would make of these sources as they are now, for a cache of several data sets."""
     return hashlib.sha256(json.dumps(_settings(sources, options), sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _settings(sources: Sequence[str], prepare: Prepare) -> dict[str, Any]:
-    names = [s if ":" in s else str(Path(s).absolute()) for s in sources]
     return dict(
-        sources=names, side=prepare.side, val=prepare.val, test=prepare.test, positive=prepare.positive,
-        max_bad=prepare.max_bad, quality=pixels.QUALITY,
+        sources=_names(sources), side=prepare.side, val=prepare.val, test=prepare.test, positive=prepare.positive,
+        max_bad=prepare.max_bad, quality=pixels.QUALITY, contents=[contents(text) for text in sources],
     )  # fmt: skip
+
+
+def _names(sources: Sequence[str]) -> list[str]:
+    return [text if is_remote(text) else str(Path(text).absolute()) for text in sources]
 
 
 def _finished(folder: Path, settings: dict[str, Any]) -> manifest.Manifest:
     found = manifest.read(folder)
+    fix = "give another --out, or delete the folder"
     for name, value in settings.items():
-        if found.settings.get(name) != value:
-            raise UserError(
-                str(folder), f"holds a data set prepared with {name} = {found.settings.get(name)!r}, not {value!r}",
-                "name another --out, or delete the folder",
-            )  # fmt: skip
-    console.log(f"{folder} was prepared before: nothing to do")
+        before = found.settings.get(name, value)
+        if name == "contents":
+            for source, then, now in zip(settings["sources"], before, value, strict=True):
+                if now not in ("", then):
+                    raise UserError(str(folder), f"{source} has changed since it was prepared here: {then}; now {now}", fix)
+        elif before != value:
+            raise UserError(str(folder), f"holds a data set prepared with {name} = {before!r}, not {value!r}", fix)
+    console.log(f"{folder} is already prepared")
     return found
 
 
+def _compare(own: Path, text: str) -> None:
+    """Say where `text` is no longer what a run's own shards were made of, and refuse what never was."""
+    settings = manifest.read(own).settings
+    sources, then, now = settings["sources"], settings.get("contents"), contents(text)
+    if not is_remote(text) and not now:
+        console.log(f"warning: {text} is not found: resuming with the shards that were made before, in {own}")
+    elif sources == _names([text]):
+        if then is not None and then != [now]:
+            console.log(f"warning: {text} has changed since it was prepared: {then[0]}; now {now}; resuming with the shards in {own}")
+    elif is_remote(text) or then != [now]:
+        raise UserError(
+            "--data", f"{text} is not what this was started with: {', '.join(sources)}", "remove it to resume, or give a new --out"
+        )
+
+
+def _waiting(folder: Path, stop: Stop) -> Callable[[str], None]:
+    told: set[str] = set()
+
+    def waiting(who: str) -> None:
+        stop.check()
+        if who not in told:
+            told.add(who)
+            console.log(f"waiting for {who} to prepare {folder}")
+
+    return waiting
+
+
 def _clear(folder: Path) -> None:
-    """Remove the shards that a killed prepare left behind, and nothing else: its downloads are gone on with."""
+    """Remove the shards that a killed prepare left behind, and nothing else: its downloads are resumed."""
     for path in folder.iterdir():
         if _OURS.fullmatch(path.name):
             path.unlink()
@@ -109,7 +168,7 @@ class _Preparation:
 
     def run(self, settings: dict[str, Any]) -> manifest.Manifest:
         started = time.monotonic()
-        sources = [open_source(text, self.work) for text in self.texts]
+        sources = [open_source(text, self.work, self.stop) for text in self.texts]
         prefixes = _prefixes(self.texts)
         found = self._layout(sources, prefixes)
         console.log(_what(found, self.options.side, self.workers, self.folder))
@@ -131,7 +190,7 @@ class _Preparation:
             counts = ", ".join(f"{n:,} {c}" for c, n in zip(found.classes, split.classes, strict=True))
             console.log(f"{name}: {split.records:,} ({counts}) in {counted(len(split.shards), 'shard')}")
         if verdict.aside:
-            console.log(f"set aside: {len(verdict.aside):,} ({verdict.bad:,} do not decode), listed in {report}")
+            console.log(f"excluded: {len(verdict.aside):,} images ({verdict.bad:,} cannot be decoded), listed in {report}")
         console.log(f"positive class: {found.classes[1]}; the data set is in {self.folder}")
         return made
 
@@ -144,7 +203,7 @@ class _Preparation:
             raise UserError(self.texts[0], f"two images are both called {twice[0]}", "rename one of them")
         found = layout.find(entries, " ".join(self.texts), self.options.positive)
         if found.unlabelled:
-            console.log(f"left out: {len(found.unlabelled):,} images without a class, such as {found.unlabelled[0]}")
+            console.log(f"skipped: {len(found.unlabelled):,} images without a class, such as {found.unlabelled[0]}")
         return found
 
     def _examine(
@@ -180,8 +239,8 @@ class _Preparation:
         if verdict.bad > self.options.max_bad * total:
             raise UserError(
                 str(report),
-                f"lists {verdict.bad:,} of {total:,} images that do not decode, more than --max-bad {self.options.max_bad:g}",
-                f"mend or delete them, or give --max-bad {-(-1000 * verdict.bad // total) / 1000:g}",
+                f"lists {verdict.bad:,} of {total:,} images that cannot be decoded, more than --max-bad {self.options.max_bad:g}",
+                f"fix or delete them, or give --max-bad {-(-1000 * verdict.bad // total) / 1000:g}",
             )
 
     def _cut(self, kept: list[audit.Examined], classes: tuple[str, str]) -> dict[str, list[audit.Examined]]:

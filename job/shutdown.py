@@ -54,7 +54,7 @@ def signals(stop: Stop) -> Iterator[None]:
         if console.drawing:  # a line of ours would break the drawing; who draws says that it stops
             return
         line = console.worded("stopping: finishing the current step and saving")
-        with suppress(OSError, ValueError, AttributeError):  # print may be under way in this very thread: it cannot be entered again
+        with suppress(OSError, ValueError, AttributeError):  # print may be active in this very thread: it cannot be entered again
             os.write(console.stream.fileno(), line.encode() + b"\n")
 
     heard = [number for number in SIGNALS if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN]

@@ -1,6 +1,6 @@
-"""`twofold smoke`: the whole job on one CPU core, on images that it draws itself. Fails loudly when it does not learn.
+"""`twofold smoke`: the whole job on one CPU core, on generated images. Fails loudly when it does not learn.
 
-Rings and crosses of any colour, place, size and turn on a noisy ground: colour and brightness tell nothing, so only
+Rings and crosses of any colour, place, size and turn on a noisy ground: colour and brightness say nothing, so only
 a network that learns shapes passes.
 """
 
@@ -33,18 +33,18 @@ SETTINGS: dict[str, Any] = dict(
 
 
 def smoke(stop: Stop | None = None) -> dict[str, float]:
-    """Draw, prepare, train, stop and go on, evaluate, predict, on one core.
+    """Draw, prepare, train, stop and resume, evaluate, predict, on one core.
 
     Returns:
         Validation accuracy and seconds.
 
     Raises:
-        ProofError: it did not learn, did not go on, or contradicts itself.
+        ProofError: it did not learn, did not resume, or contradicts itself.
     """
     started = time.monotonic()
     with _one_core(), tempfile.TemporaryDirectory(prefix="twofold-smoke-") as folder:
         root = Path(folder)
-        console.log(f"smoke: the whole job on one CPU core, on {2 * IMAGES:,} images that are drawn now; about half a minute")
+        console.log(f"smoke: the whole job on one CPU core, on {2 * IMAGES:,} generated images; about half a minute")
         draw(root / "images", IMAGES, SIDE)
         figures = _job(root, Stop() if stop is None else stop)
     seconds = time.monotonic() - started
@@ -66,12 +66,12 @@ def _job(root: Path, stop: Stop) -> dict[str, Any]:
     first = train(config, on_epoch=lambda entry: inner.set() if entry.epoch == 2 else None, stop=inner)
     stop.check()
     if first.status != "interrupted":
-        raise ProofError("smoke", f"a stop was asked for, the run ended as {first.status}", "")
-    console.log("smoke: stopped in the middle of an epoch; going on with the same command")
+        raise ProofError("smoke", f"the interrupted run ended as {first.status}", "")
+    console.log("smoke: interrupted in the middle of an epoch; resuming")
     second = train(config, stop=stop)
     stop.check()
     if second.status != "done" or second.steps <= first.steps:
-        raise ProofError("smoke", f"the stopped run did not go on to its end ({second.status})", "")
+        raise ProofError("smoke", f"the interrupted run did not resume to its end ({second.status})", "")
     figures = evaluate(root / "run", build(EvaluateConfig, {}), stop)
     if abs(figures["accuracy"] - second.accuracy) > 1e-9:
         raise ProofError("smoke", f"evaluate says {figures['accuracy']}, train said {second.accuracy}", "")

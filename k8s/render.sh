@@ -14,7 +14,7 @@ render() {
 # 2. kubectl apply -f $2
 # 3. kubectl logs --follow job/twofold-$1
 #
-# A Job that exists can't be changed: kubectl delete job twofold-$1, then apply again; it goes on where it was.
+# A Job that exists cannot be changed: kubectl delete job twofold-$1, then apply again; it resumes where it was.
 # Delete the Job, not this file: kubectl delete -f, and kubectl replace --force, would delete the volume and all that is on it.
 HEAD
         kubectl kustomize "base/$1" | sed -E \

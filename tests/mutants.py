@@ -87,7 +87,7 @@ MUTANTS = (
     Mutant("the best is the worst", LOOP, "score > state.best", "score < state.best", f"{RESUME}::test_a_score_that_is_no_number_is_best_only_until_there_is_one"),
     Mutant("patience never runs out", LOOP, "else state.stale + 1", "else state.stale", f"{TRAIN}::test_patience_ends_the_run_early"),
     Mutant("the epoch's sums go on", LOOP, "epoch.epoch, seconds, 0.0, 0.0, 0", "epoch.epoch, seconds, state.loss, state.right, state.seen", MEANS),
-    Mutant("the best checkpoint is pruned", SAVER, "[:2], state.best_step}", "[:2]}", f"{REFERENCES}::test_the_best_checkpoint_and_the_newest_two_are_kept"),
+    Mutant("the best checkpoint is pruned", SAVER, "[:2], state.best_step}", "[:2]}", f"{RESUME}::test_the_summary_names_the_new_best_before_the_old_one_is_deleted"),
     Mutant("pruned before the summary", SAVER, "        summary = self.summarise(state, status)\n        checkpoints.prune(self.folder, {*checkpoints.steps(self.folder)[:2], state.best_step})\n", "        checkpoints.prune(self.folder, {*checkpoints.steps(self.folder)[:1], state.best_step})\n        summary = self.summarise(state, status)\n", f"{RESUME}::test_the_summary_names_the_new_best_before_the_old_one_is_deleted"),
     Mutant("a flip never happens", AUGMENT, "(random[4] < flip)", "(random[4] < 0.0)", AUGMENT_TESTS),
     Mutant("MixUp mixes no labels", AUGMENT, "share * labels + (1 - share) * tf.roll(labels, -1, axis=0)", "labels", AUGMENT_TESTS),

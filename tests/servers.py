@@ -27,11 +27,15 @@ class Blob:
 
 @dataclass
 class Fault:
-    """What goes wrong with a path, `times` requests long: the answer's status, or the connection cut after some bytes."""
+    """What goes wrong with a path, `times` requests long: the answer's status, or the connection cut after some bytes.
+
+    `stalls` keeps it open and silent instead, until the server ends.
+    """
 
     times: int
     status: int = 0
     cut: int = -1
+    stalls: bool = False
     headers: dict[str, str] = field(default_factory=dict)
 
 
@@ -57,6 +61,7 @@ class Server:
         self.blobs: dict[str, Blob] = {}
         self.faults: dict[str, list[Fault]] = {}
         self.requests: list[Request] = []
+        self.ended = threading.Event()
         self._http = _Http(("127.0.0.1", 0), _Handler)
         self._http.owner = self
         self._thread = threading.Thread(target=self._http.serve_forever, kwargs=dict(poll_interval=0.02))
@@ -66,6 +71,7 @@ class Server:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.ended.set()
         self._http.shutdown()
         self._thread.join()
         self._http.server_close()
@@ -83,6 +89,9 @@ class Server:
 
     def cut(self, path: str, after: int, times: int = 1) -> None:
         self.faults.setdefault(path, []).append(Fault(times, cut=after))
+
+    def stall(self, path: str, after: int, times: int = 1) -> None:
+        self.faults.setdefault(path, []).append(Fault(times, cut=after, stalls=True))
 
     def answer(self, path: str, status: int, times: int = ALWAYS, **headers: str) -> None:
         self.faults.setdefault(path, []).append(Fault(times, status=status, headers=headers))
@@ -128,6 +137,8 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             status, headers, body = _part(blob, request)
             self._send(request, status, headers, body, fault.cut if fault is not None else -1)
+            if fault is not None and fault.stalls:
+                owner.ended.wait(20)
 
     def do_POST(self) -> None:
         owner, request = self._noted()

@@ -46,19 +46,45 @@ def command(folder: Path, shards: Path, *options: object, space: str = SPACE, st
     return [sys.executable, "-m", "job.cli", "sweep", *map(str, [*common, "--cpus-per-trial", 1, *options])]
 
 
-def run(words: list[str], seconds: float = 400) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(words, capture_output=True, text=True, timeout=seconds)
+SCRIPT = """
+import sys
+import threading
+from job import commands
+from job.cli import read
+from job.shutdown import Stop
+request, rows = read("sweep", sys.argv[1:], {}), []
+thread = threading.Thread(target=lambda: rows.extend(commands.sweep(request, Stop())))
+thread.start()
+thread.join()
+print(len(rows), "rows")
+"""  # what a user's script or notebook may do: call a sweep off the main thread, with no guard against being imported
+
+
+def script(folder: Path, words: list[str]) -> list[str]:
+    """The same sweep, called by a script."""
+    (folder / "script.py").write_text(SCRIPT)
+    return [sys.executable, str(folder / "script.py"), *words[4:]]
+
+
+def run(words: list[str], seconds: float = 400, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(words, capture_output=True, text=True, timeout=seconds, env={**os.environ, **environment})
+
+
+def start(words: list[str], **environment: str) -> subprocess.Popen[str]:
+    """Start a sweep as `timeout` and systemd do, in a process group of its own."""
+    pipe = subprocess.PIPE
+    return subprocess.Popen(words, stdout=pipe, stderr=pipe, text=True, start_new_session=True, env={**os.environ, **environment})
 
 
 def table(out: Path) -> dict[str, dict[str, str]]:
-    """The rows of trials.csv by their trial."""
+    """The rows of trials.csv by trial."""
     with (out / "trials.csv").open() as file:
         return {row["trial"]: row for row in csv.DictReader(file)}
 
 
 def ended(out: Path) -> dict[str, dict[str, str]]:
     """Those that have ended; none before there is a table."""
-    return {id: row for id, row in table(out).items() if row["status"] != "open"} if (out / "trials.csv").exists() else {}
+    return {id: row for id, row in table(out).items() if row["status"] != "unfinished"} if (out / "trials.csv").exists() else {}
 
 
 def weights(run: Path) -> dict[str, Any]:

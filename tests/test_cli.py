@@ -8,13 +8,18 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from job import commands
 from job.cli import main
+from job.errors import Interrupted
+from job.runs import records
+from job.storage import lock
 
 QUICK = ["--size=32", "--train-sizes=32", "--filters=8,16", "--epochs=1", "--batch=16", "--precision=float32", "--threads=2"]
 
@@ -209,4 +214,90 @@ def test_file_names_that_are_no_text_go_all_the_way(
         assert done.returncode == 0, done.stderr
     done = here("train", "--data", shards, "--out", pets / "run", *QUICK)
     assert done.returncode == 2
-    assert done.stderr.endswith("is not valid UTF-8, so config.toml can't hold it; rename that folder\n")
+    assert done.stderr.endswith("is not valid UTF-8, so config.toml cannot hold it; rename that folder\n")
+
+
+def test_a_refused_start_leaves_the_folder_of_the_other(
+    here: Callable[..., Left], shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+    with ExitStack() as other:
+
+        def meanwhile(*_: object) -> str:  # another start takes the folder, after this one saw none
+            run.mkdir()
+            other.enter_context(lock.only_writer(run))
+            (run / records.LOG).write_text("the other's line\n")
+            return str(shards)
+
+        monkeypatch.setattr(commands, "_shards", meanwhile)
+        done = here("train", "--data", shards, "--out", run, *QUICK)
+        assert (done.returncode, f"{run}: is in use by " in done.stderr) == (2, True)
+        assert (run / records.LOG).read_text() == "the other's line\n"
+
+
+def test_a_start_that_comes_to_nothing_leaves_no_folder_but_one_that_was_there(
+    here: Callable[..., Left], shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+
+    def interrupted(*_: object, **__: object) -> None:
+        run.mkdir(exist_ok=True)
+        (run / records.LOG).write_text("")
+        raise Interrupted
+
+    monkeypatch.setattr("job.train.train", interrupted)
+    done = here("train", "--data", shards, "--out", run, *QUICK)
+    assert (done.returncode, done.stdout, run.exists()) == (75, "interrupted; saved; rerun to resume\n", False)
+    run.mkdir()
+    here("train", "--data", shards, "--out", run, *QUICK)
+    assert run.exists()
+
+
+def _unread(*arguments: object) -> int:
+    """The exit code of a command in this process whose output is a pipe that nobody reads any more."""
+    read, write = os.pipe()
+    os.close(read)
+    with os.fdopen(write, "w") as stream, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "stdout", stream)
+        with pytest.raises(SystemExit) as left:
+            main([*map(str, arguments)])
+    return int(left.value.code or 0)
+
+
+def test_work_goes_on_when_nobody_reads_its_log(shards: Path, drawn: Path, tmp_path: Path) -> None:
+    assert _unread("prepare", drawn, "--out", tmp_path / "set", "--side=40") == 0
+    assert (tmp_path / "set" / "manifest.json").exists()
+    assert _unread("prepare", tmp_path / "none", "--out", tmp_path / "other") == 2
+    run = tmp_path / "run"
+    assert _unread("train", "--data", shards, "--out", run, *QUICK) == 0
+    assert records.read_summary(run).status == "done"  # type: ignore[union-attr]
+    assert "epoch 1/1: loss " in (run / records.LOG).read_text()
+
+
+def test_a_result_that_nobody_reads_is_not_done(run: Path, drawn: Path) -> None:
+    assert _unread("evaluate", run, "--json") == 141
+    assert _unread("predict", run, drawn / "rings", "--format=csv") == 141
+    assert _unread("predict", run, "nowhere.jpg") == 2
+    assert _unread("train", "--help-all") == 141
+
+
+def test_options_that_ready_shards_cannot_follow_are_refused_or_named(
+    here: Callable[..., Left], shards: Path, run: Path, tmp_path: Path
+) -> None:
+    why = f"{shards} is already prepared, with 0.25; remove it, or give the images themselves and a new --out"
+    refused = f"twofold: --val: has no effect: {why}\n"
+    for command in (
+        ("train", "--data", shards, "--out", tmp_path / "new"),
+        ("train", "--out", run),
+        ("sweep", "--data", shards, "--out", tmp_path / "s"),
+    ):
+        done = here(*command, "--val", "0.5")
+        assert (done.returncode, done.stderr) == (2, refused)
+    file = tmp_path / "shared.toml"
+    file.write_text("[prepare]\nval = 0.5\n")
+    done = here("train", "--data", shards, "--out", run, "--config", file, "--val", "0.25")
+    assert (done.returncode, "note: " in done.stdout) == (0, False)
+    done = here("train", "--out", run, "--config", file)
+    assert done.returncode == 0
+    assert f"note: without effect here: val ({shards} is already prepared)\n" in done.stdout
+    assert not (tmp_path / "new").exists()

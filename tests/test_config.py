@@ -130,12 +130,12 @@ def test_training_squares_rise_to_the_size_seen_in_evaluation(size: int) -> None
     assert abs(sizes[0] - size / 2) <= 4
 
 
-def test_shares_are_even_where_there_are_not_three_squares() -> None:
+def test_shares_are_even_where_there_are_not_three_resolutions() -> None:
     assert _resolved(train_sizes=(32, 48))["grow_at"] == (0.5,)
     assert _resolved(train_sizes=(32, 48, 64, 80))["grow_at"] == (0.25, 0.5, 0.75)
 
 
-def test_grow_at_must_fit_the_squares() -> None:
+def test_grow_at_must_fit_the_resolutions() -> None:
     line = "--grow-at: {} shares for {} resolutions in --train-sizes; give one rising share for each resolution after the first"
     assert _refused(grow_at=(0.5,)) == line.format(1, 3)
     assert _refused(train_sizes=(32,), grow_at=(0.5,)) == line.format(1, 1)
@@ -143,7 +143,7 @@ def test_grow_at_must_fit_the_squares() -> None:
     assert _refused(train_sizes=()).startswith("--train-sizes: the list is empty")
 
 
-def test_stages_must_leave_something_of_the_square() -> None:
+def test_stages_must_leave_something_of_the_input() -> None:
     line = "--filters: 5 stages halve an input of 48 px away; use fewer stages or at least 64 px"
     assert _refused(filters=(8, 8, 8, 8, 8)) == line
     assert "6 stages halve an input of 32 px away" in _refused(model="classic", size=32, filters=(8,) * 6)

@@ -205,8 +205,8 @@ def test_predict_reads_every_format_and_names_what_it_cannot(run: Path, mixed: P
     assert set(rows) == {"a.jpg", "b.png", "c.webp"}
     assert rows["b.png"]["P(rings)"] == pytest.approx(rows["a.jpg"]["P(rings)"], abs=0.05)
     log = capsys.readouterr().out
-    assert f"skipped: {mixed}/broken.jpg: the JPEG is cut short or damaged" in log
-    assert f"skipped: {mixed}/text.jpg: it is no image that can be read, or damaged" in log
+    assert f"skipped: {mixed}/broken.jpg: the JPEG is truncated or corrupt" in log
+    assert f"skipped: {mixed}/text.jpg: it is not an image that can be read, or it is corrupt" in log
 
 
 def test_predict_prints_table_and_csv(run: Path, mixed: Path) -> None:
@@ -243,7 +243,7 @@ def test_visualize_draws_filters_and_maps(run: Path, mixed: Path, tmp_path: Path
     image = cv2.imread(str(out))
     assert image.shape[0] > 300
     assert image.std() > 5
-    with pytest.raises(UserError, match=r"the JPEG is cut short or damaged; give another image"):
+    with pytest.raises(UserError, match=r"the JPEG is truncated or corrupt; give another image"):
         visualize(run, str(mixed / "broken.jpg"), str(tmp_path / "g.png"))
     (tmp_path / "h.png").mkdir()
     with pytest.raises(UserError, match=r"--out: .*h.png is a folder; name a file in it"):

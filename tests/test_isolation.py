@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import types
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -50,14 +51,15 @@ def test_settings_in_files_and_in_the_environment(tmp_path: Path) -> None:
     settings = dict(floatx="float16", epsilon=0.1, backend="torch", image_data_format="channels_first")
     (tmp_path / "keras.json").write_text(json.dumps(settings))
     (tmp_path / "matplotlibrc").write_text("text.usetex: True\nfigure.facecolor: red\nsavefig.dpi: 20\nno.such: setting\n")
-    theirs = dict(KERAS_HOME=str(tmp_path), KERAS_BACKEND="jax", MPLBACKEND="module://not_installed", MATPLOTLIBRC=str(tmp_path))
+    notebook = "module://matplotlib_inline.backend_inline"
+    theirs = dict(KERAS_HOME=str(tmp_path), KERAS_BACKEND="jax", MPLBACKEND=notebook, MATPLOTLIBRC=str(tmp_path))
     program = """
 import json, os, sys
 from pathlib import Path
 from tests.test_isolation import computed, drawn
 drawn(Path(sys.argv[1]))
 import keras, matplotlib
-kept = dict(backend=matplotlib.rcParams["backend"], usetex=matplotlib.rcParams["text.usetex"], floatx=keras.config.floatx())
+kept = dict(usetex=matplotlib.rcParams["text.usetex"], floatx=keras.config.floatx())
 print(json.dumps([computed(), kept | {name: os.environ[name] for name in json.loads(sys.argv[2])}]))
 """
     done = subprocess.run(
@@ -68,7 +70,19 @@ print(json.dumps([computed(), kept | {name: os.environ[name] for name in json.lo
     found, kept = json.loads(done.stdout)
     np.testing.assert_allclose(found, computed(), rtol=1e-6)
     assert (tmp_path / "theirs.png").read_bytes() == drawn(tmp_path / "ours.png")
-    assert kept == theirs | dict(backend=theirs["MPLBACKEND"], usetex=True, floatx="float16")
+    assert kept == theirs | dict(usetex=True, floatx="float16")
+
+
+def test_a_notebook_keeps_its_backend_of_matplotlib(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is set in the environment, which matplotlib reads when it is first imported."""
+    monkeypatch.delitem(sys.modules, "matplotlib")
+    monkeypatch.setenv("MPLBACKEND", "svg")
+    with isolation.imports():
+        imported = types.SimpleNamespace(rcParams={"backend": os.environ["MPLBACKEND"]})
+        monkeypatch.setitem(sys.modules, "matplotlib", imported)
+        assert imported.rcParams == {"backend": ""}
+    assert imported.rcParams == {"backend": "svg"}
+    assert os.environ["MPLBACKEND"] == "svg"
 
 
 @pytest.fixture

@@ -22,13 +22,20 @@ import pytest
 from job.config.options import build
 from job.config.schema import PrepareConfig
 from job.data import manifest
-from job.data.sources import kaggle_hub, open_source
-from job.errors import JobError, MachineError, UserError
+from job.data.sources import kaggle_hub, open_source, web
+from job.errors import Interrupted, JobError, MachineError, UserError
 from job.prepare import prepare
+from job.shutdown import Stop
+from tests.preparing import Soon
 from tests.servers import FakeKaggle
 
 if importlib.util.find_spec("kaggle") is None:
     pytest.skip("the kaggle package is not installed: pip install 'twofold[kaggle]'", allow_module_level=True)
+
+
+def download(text: str, scratch: Path) -> Path:
+    return kaggle_hub.download(text, scratch, Stop())
+
 
 DATASET, COMPETITION = "kaggle:salader/dogs-vs-cats", "kaggle:competition/dogs-vs-cats"
 
@@ -53,7 +60,6 @@ def images(names: list[str]) -> dict[str, bytes]:
 
 TRAIN = images([f"train/{kind}s/{kind}.{number}.jpg" for kind in ("cat", "dog") for number in range(20)])
 ARCHIVE = zipped({**TRAIN, "notes.bin": np.random.default_rng(1).bytes(3_000_000)})
-MB = 1 << 20  # the package writes in pieces of this size: of a cut connection it keeps the whole ones
 
 
 @pytest.fixture
@@ -76,8 +82,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeKaggle]
         # read when the package is first imported, so perhaps in an earlier test's home
         monkeypatch.setattr(kaggle_api_extended.KaggleApi, "config", str(config / "kaggle.json"))
         monkeypatch.setattr(kaggle_api_extended.KaggleApi, "args", ["--local"])
-        hurried = SimpleNamespace(sleep=lambda seconds: None, time=time.time, mktime=time.mktime)
-        monkeypatch.setattr(kaggle_api_extended, "time", hurried)
+        monkeypatch.setattr(web, "FIRST_WAIT", 0.01)
         monkeypatch.setenv("KAGGLE_API_TOKEN", server.TOKEN)
         server.dataset("salader", "dogs-vs-cats", ARCHIVE)
         server.requests.clear()
@@ -90,14 +95,14 @@ BLOB = "/blobs/datasets/salader/dogs-vs-cats/archive.zip"
 def fault(text: str, scratch: Path, kind: type[JobError]) -> str:
     """The one line that a download fails with."""
     with pytest.raises(kind) as caught:
-        kaggle_hub.download(text, scratch)
+        download(text, scratch)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
 
 def test_dataset(hub: FakeKaggle, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     capfd.readouterr()  # what the package said when the stand-in was set up
-    found = kaggle_hub.download(DATASET, tmp_path / "scratch")
+    found = download(DATASET, tmp_path / "scratch")
     assert found.suffix == ".zip"
     assert found.is_relative_to(tmp_path / "scratch")
     assert found.read_bytes() == ARCHIVE
@@ -111,43 +116,74 @@ def test_dataset(hub: FakeKaggle, tmp_path: Path, capfd: pytest.CaptureFixture[s
 
 
 def test_cut_connection_is_resumed(hub: FakeKaggle, tmp_path: Path) -> None:
-    hub.cut(BLOB, 1_200_000, times=2)
-    assert kaggle_hub.download(DATASET, tmp_path).read_bytes() == ARCHIVE
-    assert [request.range for request in hub.gets(BLOB)] == [None, f"bytes={MB}-", f"bytes={2 * MB}-"]
+    hub.cut(BLOB, 1_200_000, times=3)
+    assert download(DATASET, tmp_path).read_bytes() == ARCHIVE
+    # the first is that of Kaggle's own client, which is asked for the address alone
+    assert [request.range for request in hub.gets(BLOB)] == [None, None, "bytes=1200000-", "bytes=2400000-"]
 
 
 def test_killed_run_is_gone_on_with(hub: FakeKaggle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from kaggle.api import kaggle_api_extended
-
     def killed(seconds: float) -> None:
         raise KeyboardInterrupt
 
-    hub.cut(BLOB, 1_200_000)
+    hub.cut(BLOB, 1_200_000, times=2)
     with monkeypatch.context() as patch:
-        patch.setattr(kaggle_api_extended.time, "sleep", killed)
+        patch.setattr(time, "sleep", killed)
         with pytest.raises(KeyboardInterrupt):
-            kaggle_hub.download(DATASET, tmp_path)
-    assert kaggle_hub.download(DATASET, tmp_path).read_bytes() == ARCHIVE
-    assert f"bytes={MB}-" in [request.range for request in hub.gets(BLOB)]
+            download(DATASET, tmp_path)
+    assert download(DATASET, tmp_path).read_bytes() == ARCHIVE
+    assert "bytes=1200000-" in [request.range for request in hub.gets(BLOB)]
+
+
+def test_a_stop_is_taken_while_nothing_arrives_and_what_came_is_kept(
+    hub: FakeKaggle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(web, "LOOK", 0.01)
+    hub.cut(BLOB, 0)
+    hub.stall(BLOB, 1_200_000)
+    started = time.monotonic()
+    with pytest.raises(Interrupted):
+        kaggle_hub.download(DATASET, tmp_path, Soon(0.5))
+    assert time.monotonic() - started < 5
+    assert download(DATASET, tmp_path).read_bytes() == ARCHIVE
+    assert hub.gets(BLOB)[-1].range == "bytes=1200000-"
+
+
+def test_a_stop_is_taken_before_kaggle_answers(hub: FakeKaggle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from kagglesdk import kaggle_env
+
+    monkeypatch.setattr(web, "LOOK", 0.01)
+    out = sys.stdout
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        monkeypatch.setitem(kaggle_env._env_to_endpoint, kaggle_env.KaggleEnv.LOCAL, f"http://127.0.0.1:{silent.getsockname()[1]}")
+        with pytest.raises(Interrupted):
+            kaggle_hub.download(DATASET, tmp_path, Soon(0.1))
+    assert sys.stdout is out
+
+
+def test_a_redirect_from_https_to_http_is_refused(hub: FakeKaggle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kaggle_hub, "_ask", lambda *_: ["https://api.kaggle.com/x", hub.url(BLOB)])
+    assert "redirects from https to plain http on 127.0.0.1" in fault(DATASET, tmp_path, UserError)
+    assert hub.requests == []
 
 
 def test_finished_download_is_reused(hub: FakeKaggle, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    first = kaggle_hub.download(DATASET, tmp_path)
+    first = download(DATASET, tmp_path)
     asked = len(hub.requests)
-    assert kaggle_hub.download(DATASET, tmp_path) == first
+    assert download(DATASET, tmp_path) == first
     assert len(hub.requests) == asked
-    assert "was downloaded before" in capsys.readouterr().out
+    assert "is already downloaded" in capsys.readouterr().out
 
 
 def test_damaged_earlier_download_is_not_reused(hub: FakeKaggle, tmp_path: Path) -> None:
-    kaggle_hub.download(DATASET, tmp_path).write_bytes(ARCHIVE[:-100])
-    assert kaggle_hub.download(DATASET, tmp_path).read_bytes() == ARCHIVE
+    download(DATASET, tmp_path).write_bytes(ARCHIVE[:-100])
+    assert download(DATASET, tmp_path).read_bytes() == ARCHIVE
 
 
 def test_equal_names_of_two_owners(hub: FakeKaggle, tmp_path: Path) -> None:
     other = zipped({"a.txt": b"another"})
     hub.dataset("someone", "dogs-vs-cats", other)
-    found = [kaggle_hub.download(text, tmp_path) for text in (DATASET, "kaggle:someone/dogs-vs-cats")]
+    found = [download(text, tmp_path) for text in (DATASET, "kaggle:someone/dogs-vs-cats")]
     assert [path.read_bytes() for path in found] == [ARCHIVE, other]
 
 
@@ -164,14 +200,14 @@ def test_username_and_key(hub: FakeKaggle, tmp_path: Path, monkeypatch: pytest.M
     config = tmp_path / "home" / ".kaggle" / "kaggle.json"
     config.write_text(f'{{"username": "{hub.USER}", "key": "{hub.KEY}"}}')
     config.chmod(0o644)  # of which the package warns on standard output
-    assert kaggle_hub.download(DATASET, tmp_path / "scratch").read_bytes() == ARCHIVE
+    assert download(DATASET, tmp_path / "scratch").read_bytes() == ARCHIVE
     assert hub.requests[0].headers["authorization"].startswith("Basic ")
 
 
 def test_token_in_a_file(hub: FakeKaggle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("KAGGLE_API_TOKEN")
     (tmp_path / "home" / ".kaggle" / "access_token").write_text(hub.TOKEN + "\n")
-    assert kaggle_hub.download(DATASET, tmp_path / "scratch").read_bytes() == ARCHIVE
+    assert download(DATASET, tmp_path / "scratch").read_bytes() == ARCHIVE
 
 
 @pytest.mark.parametrize("half", [False, True])
@@ -241,19 +277,21 @@ def test_kaggle_is_down(hub: FakeKaggle, tmp_path: Path, status: int) -> None:
 
 
 def test_network_stays_away(hub: FakeKaggle, tmp_path: Path) -> None:
-    hub.cut(BLOB, 1_200_000)
+    hub.cut(BLOB, 1_200_000, times=2)
     hub.cut(BLOB, 2000, times=5)
-    assert "check the network" in fault(DATASET, tmp_path, MachineError)
-    assert len(hub.gets(BLOB)) == 6  # the package's own tries
-    assert kaggle_hub.download(DATASET, tmp_path).read_bytes() == ARCHIVE
-    assert f"bytes={MB}-" in [request.range for request in hub.gets(BLOB)]
+    line = fault(DATASET, tmp_path, MachineError)
+    assert "check the network" in line
+    assert "signature" not in line
+    assert len(hub.gets(BLOB)) == 7
+    assert download(DATASET, tmp_path).read_bytes() == ARCHIVE
+    assert "bytes=1210000-" in [request.range for request in hub.gets(BLOB)]
 
 
 def test_nobody_listens(hub: FakeKaggle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from kagglesdk import kaggle_env
 
     monkeypatch.setitem(kaggle_env._env_to_endpoint, kaggle_env.KaggleEnv.LOCAL, "http://127.0.0.1:1")
-    assert "can't be reached" in fault(DATASET, tmp_path, MachineError)
+    assert "cannot be reached" in fault(DATASET, tmp_path, MachineError)
 
 
 def test_silent_server(hub: FakeKaggle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -262,14 +300,13 @@ def test_silent_server(hub: FakeKaggle, tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(kaggle_hub, "TIMEOUT", 0.1)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         monkeypatch.setitem(kaggle_env._env_to_endpoint, kaggle_env.KaggleEnv.LOCAL, f"http://127.0.0.1:{silent.getsockname()[1]}")
-        assert "can't be reached" in fault(DATASET, tmp_path, MachineError)
+        assert "cannot be reached" in fault(DATASET, tmp_path, MachineError)
 
 
 def test_error_page_in_place_of_the_rest(hub: FakeKaggle, tmp_path: Path) -> None:
-    hub.cut(BLOB, 1_200_000)
-    hub.answer(BLOB, 503, times=2)  # which the package writes into the file
-    assert "size" in fault(DATASET, tmp_path, MachineError)
-    assert kaggle_hub.download(DATASET, tmp_path).read_bytes() == ARCHIVE
+    hub.cut(BLOB, 1_200_000, times=2)
+    hub.answer(BLOB, 503, times=2)
+    assert download(DATASET, tmp_path).read_bytes() == ARCHIVE
 
 
 @pytest.mark.parametrize("damage", ["flipped", "short", "page"])
@@ -280,7 +317,7 @@ def test_damaged_archive(hub: FakeKaggle, tmp_path: Path, damage: str) -> None:
     assert "download it again" in fault(DATASET, tmp_path / "scratch", UserError)
     assert [path for path in (tmp_path / "scratch").rglob("*") if path.is_file()] == []
     hub.dataset("salader", "dogs-vs-cats", ARCHIVE)
-    assert kaggle_hub.download(DATASET, tmp_path / "scratch").read_bytes() == ARCHIVE
+    assert download(DATASET, tmp_path / "scratch").read_bytes() == ARCHIVE
 
 
 def test_no_room(hub: FakeKaggle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -48,9 +48,9 @@ def test_round_trip(copy: Path) -> None:
 
 
 def test_missing(tmp_path: Path) -> None:
-    line = f"{tmp_path}: has no manifest.json, so it is no data set; make one with twofold prepare"
+    line = f"{tmp_path}: is not a data set: manifest.json not found; make one with twofold prepare"
     assert _refused(tmp_path) == line
-    assert _refused(tmp_path / "nowhere").startswith(f"{tmp_path}/nowhere: has no manifest.json")
+    assert _refused(tmp_path / "nowhere").startswith(f"{tmp_path}/nowhere: is not a data set: ")
 
 
 @pytest.mark.parametrize("trace", ["shard", "work"])
@@ -60,7 +60,7 @@ def test_unfinished(copy: Path, trace: str) -> None:
         shutil.rmtree(copy)
         (copy / ".work").mkdir(parents=True)
     assert manifest.unfinished(copy)
-    assert _refused(copy) == f"{copy}: this data set is unfinished; run the same twofold prepare again"
+    assert _refused(copy) == f"{copy}: this data set is unfinished; rerun the same twofold prepare to finish it"
 
 
 def test_another_version_and_another_format(copy: Path) -> None:
@@ -122,14 +122,14 @@ def test_an_edited_manifest(copy: Path, change: Callable[[dict[str, Any]], None]
 def test_a_manifest_with_parts_missing_or_of_another_kind(copy: Path, change: Callable[[dict[str, Any]], Any]) -> None:
     _edit(copy, change)
     line = _refused(copy)
-    assert line.startswith(f"{copy}/manifest.json: is damaged (")
+    assert line.startswith(f"{copy}/manifest.json: is corrupt (")
     assert line.endswith("; prepare the data again")
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe{}", b"[" * 5])
 def test_a_manifest_that_is_no_json(copy: Path, content: bytes) -> None:
     (copy / manifest.NAME).write_bytes(content)
-    assert _refused(copy).startswith(f"{copy}/manifest.json: is damaged (")
+    assert _refused(copy).startswith(f"{copy}/manifest.json: is corrupt (")
 
 
 def test_a_manifest_of_other_json(copy: Path) -> None:
@@ -147,7 +147,7 @@ def test_verify_names_the_first_shard_that_differs(copy: Path) -> None:
     assert manifest.read(copy)  # sizes are as they were
     with pytest.raises(UserError) as caught:
         manifest.verify(copy, shards)
-    what = "its SHA-256 differs from the manifest's, so it is damaged"
+    what = "its SHA-256 differs from the manifest's, so it is corrupt"
     assert str(caught.value) == f"{copy / shards[2].file}: {what}; prepare the data again, or copy it again"
 
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import resource
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 from typing import Any
 
 import cv2
+import numpy as np
 import pytest
 
 from job.config import resolve
@@ -97,11 +99,30 @@ def test_evaluate_ends_in_one_line(run: Path, monkeypatch: pytest.MonkeyPatch) -
         evaluate(run, build(EvaluateConfig, {}))
 
 
+def test_what_failed_has_let_go_before_free_memory_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    held: list[Any] = []
+    monkeypatch.setattr(memory, "free_memory", lambda: 0 if held[0]() is not None else 1 << 30)
+
+    def work() -> None:
+        batch = tf.constant([1.0])
+        held.append(weakref.ref(batch))
+        raise MemoryError
+
+    with pytest.raises(OutOfMemory, match=r"1\.0 GiB are free"), memory.guard("a step", lambda free: "less"):
+        work()
+
+
 def test_larger_images_are_inferred_in_smaller_batches() -> None:
     one = tf.distribute.OneDeviceStrategy("/cpu:0")
     network = build_network(resolve.Model(model="residual", size=32, filters=(8, 16)), 1)
     sizes = {size: Inference(network, one, size).batch for size in (32, 256, 512, 1024, 2048, 4096)}
     assert sizes == {32: 128, 256: 128, 512: 32, 1024: 8, 2048: 2, 4096: 1}
+    small = Inference(network, one, 32)
+    images = np.random.default_rng(0).integers(0, 256, (7, 32, 32, 3), dtype=np.uint8)
+    whole = small.logits(images)
+    small.batch = 3  # more images than that are taken in parts
+    np.testing.assert_allclose(small.logits(images), whole, atol=1e-6)
+    assert len({*whole.tolist()}) == 7
 
 
 def test_a_limit_of_the_process_counts_as_what_is_free() -> None:

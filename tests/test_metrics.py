@@ -67,11 +67,14 @@ def test_calibration_error_by_hand() -> None:
     # sure 0.91 of two, one right; 0.62 right; 0.81 right: (0.82 + 0.38 + 0.19) / 4
     labels, probabilities = np.array([1.0, 0, 1, 0]), np.array([0.91, 0.91, 0.62, 0.19])
     assert calibration_error(labels, probabilities) == pytest.approx(0.3475)
-    # 0.55 right and 0.58 wrong lie in two of the fifteen bins from 0.5 to 1: (0.45 + 0.58) / 2
-    assert calibration_error(np.array([1.0, 0]), np.array([0.55, 0.58])) == pytest.approx(0.515)
     assert calibration_error(np.array([1.0, 0]), np.array([1.0, 0])) == 0
     assert calibration_error(np.array([0.0, 1]), np.array([1.0, 0])) == 1
     assert calibration_error(np.array([1.0, 0]), np.array([0.5, 0.5])) == 0
+
+
+def test_calibration_bins_are_fifteen_between_a_half_and_one() -> None:
+    """0.60 right and 0.66 wrong lie in two bins, so that they do not make up for each other."""
+    assert calibration_error(np.array([1.0, 0.0]), np.array([0.601, 0.66])) == pytest.approx((0.399 + 0.66) / 2)
 
 
 @pytest.mark.filterwarnings("error")

@@ -1,4 +1,4 @@
-"""From photographs to shards: the same bytes always, what is set aside, what splits hold."""
+"""From photographs to shards: the same bytes always, what is excluded, what splits hold."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from job.data.shards import Reader, Record
 from job.errors import MachineError, UserError
 from job.prepare import key, prepare
 from job.storage import local
-from tests.preparing import bytes_of, prepared
+from tests.preparing import bytes_of, draw_image, draw_pets, prepared
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -54,20 +54,6 @@ def _aside(out: Path) -> dict[str, str]:
         rows = list(csv.reader(file))
     assert rows[0] == ["file", "reason"]
     return {row[0]: row[1] for row in rows[1:]}
-
-
-def _draw(path: Path, seed: int) -> bytes:
-    """A little image, different for each seed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    cv2.imwrite(str(path), np.random.default_rng(seed).integers(0, 256, (8, 8, 3), np.uint8))
-    return path.read_bytes()
-
-
-def _pets(folder: Path, each: int, first: int = 0) -> Path:
-    for k in range(first, first + each):
-        _draw(folder / "cats" / f"{k}.png", 2 * k)
-        _draw(folder / "dogs" / f"{k}.png", 2 * k + 1)
-    return folder
 
 
 def test_what_a_data_set_holds(shards: Path, drawn: Path) -> None:
@@ -105,27 +91,27 @@ def test_the_same_bytes_for_one_worker_four_workers_and_a_zip(drawn: Path, shard
 
 
 def test_fewer_images_than_shards_give_a_shard_each(tmp_path: Path) -> None:
-    found = prepared(_pets(tmp_path / "pets", 5), tmp_path / "out", val=0, test=0)
+    found = prepared(draw_pets(tmp_path / "pets", 5), tmp_path / "out", val=0, test=0)
     assert [shard.records for shard in found.splits["train"].shards] == [1] * 10
     assert list(found.splits) == ["train"]
 
 
 def test_bad_files_are_listed_and_too_many_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    pets, out = _pets(tmp_path / "pets", 10), tmp_path / "out"
+    pets, out = draw_pets(tmp_path / "pets", 10), tmp_path / "out"
     (pets / "cats" / "bad.jpg").write_bytes(b"<html>404</html>")
     (pets / "dogs" / "phone.heic").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0")
     argv = ["prepare", str(pets), "--out", str(out), "--val", "0", "--side", "8", "--workers", "1"]
     with pytest.raises(SystemExit) as left:
         main(argv)
     assert left.value.code == 2
-    line = "lists 2 of 22 images that do not decode, more than --max-bad 0.01; mend or delete them, or give --max-bad 0.091"
+    line = "lists 2 of 22 images that cannot be decoded, more than --max-bad 0.01; fix or delete them, or give --max-bad 0.091"
     assert capsys.readouterr().err == f"twofold: {out}/report/set-aside.csv: {line}\n"
     assert _aside(out).keys() == {"cats/bad.jpg", "dogs/phone.heic"}
     assert manifest.unfinished(out)
     with pytest.raises(SystemExit) as left:
         main([*argv, "--max-bad", "0.091"])
     assert left.value.code == 0
-    assert "set aside: 2 (2 do not decode), listed in" in capsys.readouterr().out
+    assert "excluded: 2 images (2 cannot be decoded), listed in" in capsys.readouterr().out
     assert _aside(out)["cats/bad.jpg"] == "it is a web page, not an image"
     assert _aside(out)["dogs/phone.heic"].startswith("HEIC is not supported: convert it to JPEG")
     assert manifest.read(out).splits["train"].records == 20
@@ -136,7 +122,7 @@ def test_one_copy_is_kept_of_each_image(tmp_path: Path) -> None:
     for split in ("train", "val", "test"):
         for kind in ("cats", "dogs"):
             for k in range(3):
-                _draw(source / split / kind / f"{k}.png", hash_seed(split, kind, k))
+                draw_image(source / split / kind / f"{k}.png", hash_seed(split, kind, k))
     in_test = (source / "test/cats/0.png").read_bytes()
     in_val = (source / "val/dogs/1.png").read_bytes()
     in_train = (source / "train/dogs/2.png").read_bytes()
@@ -164,20 +150,20 @@ def hash_seed(*words: object) -> int:
 
 
 def test_an_image_under_both_labels_is_set_aside_on_both_sides(tmp_path: Path) -> None:
-    pets = _pets(tmp_path / "pets", 6)
+    pets = draw_pets(tmp_path / "pets", 6)
     shutil.copy(pets / "cats" / "0.png", pets / "dogs" / "cat.png")
     found = prepared(pets, tmp_path / "out", val=0, test=0, max_bad=0)
     assert found.splits["train"].classes == (5, 6)
     assert _aside(tmp_path / "out") == {
-        "cats/0.png": "the same image stands under the other class as dogs/cat.png",
-        "dogs/cat.png": "the same image stands under the other class as cats/0.png",
+        "cats/0.png": "the same image is also in the other class, as dogs/cat.png",
+        "dogs/cat.png": "the same image is also in the other class, as cats/0.png",
     }
 
 
 def test_old_images_stay_in_their_split_when_new_ones_come(tmp_path: Path) -> None:
-    pets = _pets(tmp_path / "pets", 40)
+    pets = draw_pets(tmp_path / "pets", 40)
     prepared(pets, tmp_path / "before")
-    _pets(pets, 30, first=100)
+    draw_pets(pets, 30, first=100)
     prepared(pets, tmp_path / "after")
     before, after = ({r.key: name for name, records in _records(tmp_path / out).items() for r in records} for out in ("before", "after"))
     assert len(before) == 80
@@ -187,7 +173,7 @@ def test_old_images_stay_in_their_split_when_new_ones_come(tmp_path: Path) -> No
 
 
 def test_a_test_split_leaves_the_validation_split_as_it_is(tmp_path: Path) -> None:
-    pets = _pets(tmp_path / "pets", 40)
+    pets = draw_pets(tmp_path / "pets", 40)
     prepared(pets, tmp_path / "without", val=0.3, test=0)
     prepared(pets, tmp_path / "with", val=0.3, test=0.3)
     without, having = ({name: {r.key for r in rs} for name, rs in _records(tmp_path / out).items()} for out in ("without", "with"))
@@ -196,7 +182,7 @@ def test_a_test_split_leaves_the_validation_split_as_it_is(tmp_path: Path) -> No
 
 
 def test_the_shares_of_the_splits_are_about_those_asked_for(tmp_path: Path) -> None:
-    found = prepared(_pets(tmp_path / "pets", 200), tmp_path / "out", val=0.2, test=0.1)
+    found = prepared(draw_pets(tmp_path / "pets", 200), tmp_path / "out", val=0.2, test=0.1)
     assert 0.14 < found.splits["validation"].records / 400 < 0.26
     assert 0.06 < found.splits["test"].records / 400 < 0.14
 
@@ -205,8 +191,8 @@ def test_splits_of_the_source_are_kept_and_the_missing_one_is_cut_from_train(tmp
     source = tmp_path / "set"
     for k in range(30):
         for n, kind in enumerate(("cats", "dogs")):
-            _draw(source / "training_set" / kind / f"{k}.png", 4 * k + n)
-            _draw(source / "test_set" / kind / f"{k}.png", 4 * k + n + 2)
+            draw_image(source / "training_set" / kind / f"{k}.png", 4 * k + n)
+            draw_image(source / "test_set" / kind / f"{k}.png", 4 * k + n + 2)
     prepared(source, tmp_path / "out", val=0.2, test=0.5)
     records = _records(tmp_path / "out")
     assert {r.key for r in records["test"]} == {p.relative_to(source).as_posix() for p in (source / "test_set").rglob("*.png")}
@@ -219,7 +205,7 @@ def test_splits_of_the_source_are_kept_and_the_missing_one_is_cut_from_train(tmp
 )
 @pytest.mark.parametrize("first", [0, 20, 40])
 def test_the_value_proposed_for_an_empty_class_works(flag: str, other: dict[str, float], first: int, tmp_path: Path) -> None:
-    pets = _pets(tmp_path / "pets", 7, first)
+    pets = draw_pets(tmp_path / "pets", 7, first)
     values: dict[str, Any] = {**other, flag: 0.001}
     lines = []
     for _ in range(3):  # the other split may lack a class too, and is proposed for in its turn
@@ -243,23 +229,23 @@ def test_the_value_proposed_for_an_empty_class_works(flag: str, other: dict[str,
 
 
 def test_too_few_images_and_an_empty_class_in_a_split_of_the_source(tmp_path: Path) -> None:
-    source = _pets(tmp_path / "set" / "train", 20).parent
-    _draw(source / "val" / "cats" / "x.png", 999)
+    source = draw_pets(tmp_path / "set" / "train", 20).parent
+    draw_image(source / "val" / "cats" / "x.png", 999)
     line = "split validation: would hold no image of dogs; give more images"
     assert _refused(source, tmp_path / "out", test=0) == line
-    assert "split train: would hold no image of" in _refused(_pets(tmp_path / "few", 1), tmp_path / "out2", val=0.9, test=0)
+    assert "split train: would hold no image of" in _refused(draw_pets(tmp_path / "few", 1), tmp_path / "out2", val=0.9, test=0)
 
 
 def test_a_finished_folder_says_so_and_is_not_touched(shards: Path, drawn: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = {path: (path.stat().st_mtime_ns, path.stat().st_ino) for path in shards.rglob("*") if path.name != ".lock"}
     assert prepared(drawn, shards) == manifest.read(shards)
-    assert capsys.readouterr().out == f"{shards} was prepared before: nothing to do\n"
+    assert capsys.readouterr().out == f"{shards} is already prepared\n"
     assert {path: (path.stat().st_mtime_ns, path.stat().st_ino) for path in shards.rglob("*") if path.name != ".lock"} == before
 
 
 def test_other_settings_are_refused(shards: Path, drawn: Path, tmp_path: Path) -> None:
     before = bytes_of(shards)
-    fix = "; name another --out, or delete the folder"
+    fix = "; give another --out, or delete the folder"
     assert _refused(drawn, shards, side=48) == f"{shards}: holds a data set prepared with side = 40, not 48" + fix
     assert _refused(drawn, shards, positive="crosses") == f"{shards}: holds a data set prepared with positive = '', not 'crosses'" + fix
     assert "prepared with sources = " in _refused(tmp_path, shards)
@@ -315,7 +301,7 @@ def test_nothing_is_written_outside_out(drawn: Path, tmp_path: Path) -> None:
 
 
 def test_several_sources_make_one_data_set(tmp_path: Path) -> None:
-    one, two = _pets(tmp_path / "one", 10), _pets(tmp_path / "two", 10, first=50)
+    one, two = draw_pets(tmp_path / "one", 10), draw_pets(tmp_path / "two", 10, first=50)
     prepared([str(one), str(two)], tmp_path / "out", val=0, test=0, positive="cat")
     keys = {record.key for record in _records(tmp_path / "out")["train"]}
     assert len(keys) == 40
@@ -324,23 +310,23 @@ def test_several_sources_make_one_data_set(tmp_path: Path) -> None:
 
 
 def test_class_folders_given_one_by_one(tmp_path: Path) -> None:
-    pets = _pets(tmp_path / "pets", 10)
+    pets = draw_pets(tmp_path / "pets", 10)
     found = prepared([str(pets / "cats"), str(pets / "dogs")], tmp_path / "out", val=0, test=0)
     assert found.classes == ("cats", "dogs")
     assert found.splits["train"].classes == (10, 10)
 
 
 def test_unlabelled_images_are_counted_in_the_log(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    pets = _pets(tmp_path / "pets" / "train", 10).parent
+    pets = draw_pets(tmp_path / "pets" / "train", 10).parent
     for k in range(3):
-        _draw(pets / "test1" / f"{k}.png", 5000 + k)
+        draw_image(pets / "test1" / f"{k}.png", 5000 + k)
     found = prepared(pets, tmp_path / "out", val=0, test=0)
-    assert "left out: 3 images without a class, such as test1/0.png\n" in capsys.readouterr().out
+    assert "skipped: 3 images without a class, such as test1/0.png\n" in capsys.readouterr().out
     assert {name: split.records for name, split in found.splits.items()} == {"train": 20}
 
 
 def test_a_csv_decides_labels_and_splits(tmp_path: Path) -> None:
-    pets = _pets(tmp_path / "pets", 6)
+    pets = draw_pets(tmp_path / "pets", 6)
     rows = [f"pets/{kind}/{k}.png,{kind[:3]},{'test' if k < 2 else 'train'}" for kind in ("cats", "dogs") for k in range(6)]
     (tmp_path / "list.csv").write_text("\n".join(["path,label,split", *rows]) + "\n")
     found = prepared(tmp_path / "list.csv", tmp_path / "out", val=0)

@@ -25,7 +25,7 @@ def test_a_stop_is_taken_and_the_same_call_goes_on_to_the_same_bytes(drawn: Path
     with pytest.raises(Interrupted):
         prepared(drawn, out, stop)
     assert manifest.unfinished(out)
-    with pytest.raises(UserError, match="this data set is unfinished; run the same twofold prepare again"):
+    with pytest.raises(UserError, match="this data set is unfinished; rerun the same twofold prepare to finish it"):
         manifest.read(out)
     prepared(drawn, out)
     assert bytes_of(out) == bytes_of(shards)
@@ -100,7 +100,7 @@ def test_killed_and_started_again_gives_the_same_bytes(phase: str, drawn: Path, 
         process.wait()
     assert not (out / "manifest.json").exists()
     assert manifest.unfinished(out)
-    with pytest.raises(UserError, match="this data set is unfinished; run the same twofold prepare again"):
+    with pytest.raises(UserError, match="this data set is unfinished; rerun the same twofold prepare to finish it"):
         manifest.read(out)
     prepared(drawn, out)
     assert bytes_of(out) == bytes_of(shards)

@@ -115,6 +115,9 @@ def test_the_summary_names_the_new_best_before_the_old_one_is_deleted(monkeypatc
         saver.save(State(fingerprint="f", step=step, best_step=step))
     assert [best in there and (best - 1 in there or best == 1) for best, there in seen if best is not None] == [True] * 4
     assert checkpoints.steps(saver.folder) == [4, 3]
+    for step in (5, 6, 7):
+        saver.save(State(fingerprint="f", step=step, best_step=4))
+    assert checkpoints.steps(saver.folder) == [7, 6, 4], "the best is kept, however old"
 
 
 def test_a_crash_between_the_renames_of_the_only_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -156,6 +159,7 @@ def test_a_score_that_is_no_number_is_best_only_until_there_is_one(stopped: Path
     monkeypatch.setattr(loop, "validate", lambda *arguments: replace(plain(*arguments), log_loss=next(scores)))
     summary = train(small(tmp_path / "shards", tmp_path / "run"))
     assert summary.best_step == summary.steps
+    assert "NaN" not in (tmp_path / "run" / records.METRICS).read_text()
 
 
 def test_who_was_killed_does_not_seem_to_run(stopped: Path, tmp_path: Path) -> None:

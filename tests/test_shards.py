@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from pathlib import Path
 
 import pytest
@@ -125,19 +126,33 @@ def test_any_damage_to_an_index_is_caught(tmp_path: Path) -> None:
                 line = ""
                 assert [reader[k] for k in range(3)] == [_record(k) for k in range(3)], f"byte {at} of the index"
                 reader.close()
-            assert not line or (line.startswith(f"{path}: is damaged (") and line.endswith("; prepare the data again"))
+            assert not line or (line.startswith(f"{path}: is corrupt (") and line.endswith("; prepare the data again"))
 
 
 @pytest.mark.parametrize("content", [b"", b"no array", b"PK\x03\x04"])
 def test_an_index_that_is_none(tmp_path: Path, content: bytes) -> None:
     shard = write(tmp_path, "train-00000-of-00001", [_record(0)])
     (tmp_path / shard.index).write_bytes(content)
-    with pytest.raises(UserError, match="is damaged"):
+    with pytest.raises(UserError, match="is corrupt"):
         Reader(tmp_path, [shard])
+
+
+def test_a_reader_gives_its_descriptors_back(tmp_path: Path) -> None:
+    made = [write(tmp_path, f"train-{k:05d}-of-00002", [_record(k)]) for k in range(2)]
+    before = len(os.listdir("/proc/self/fd"))
+    with Reader(tmp_path, made) as reader:
+        assert reader[1] == _record(1)
+        assert len(os.listdir("/proc/self/fd")) == before + 2
+    reader.close()
+    assert len(os.listdir("/proc/self/fd")) == before
+    (tmp_path / made[1].file).unlink()
+    with pytest.raises(FileNotFoundError):
+        Reader(tmp_path, made)
+    assert len(os.listdir("/proc/self/fd")) == before
 
 
 def test_an_index_of_another_shard(tmp_path: Path) -> None:
     one = write(tmp_path, "train-00000-of-00002", [_record(0), _record(1)])
     other = write(tmp_path, "train-00001-of-00002", [_record(2)])
-    with pytest.raises(UserError, match=r"train-00001-of-00002\.index\.npy: is damaged \(1 records instead of 2\)"):
+    with pytest.raises(UserError, match=r"train-00001-of-00002\.index\.npy: is corrupt \(1 records instead of 2\)"):
         Reader(tmp_path, [dataclasses.replace(one, index=other.index)])

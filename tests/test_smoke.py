@@ -28,8 +28,8 @@ def test_it_fails_loudly_when_it_does_not_learn() -> None:
 
 
 @pytest.mark.slow
-def test_it_learns_stops_goes_on_and_judges() -> None:
+def test_it_learns_stops_resumes_and_evaluates() -> None:
     done = _run("-m", "job.cli", "smoke")
     assert (done.returncode, done.stderr) == (0, "")
-    assert "stopped in the middle of an epoch; going on with the same command" in done.stdout
+    assert "interrupted in the middle of an epoch; resuming" in done.stdout
     assert "smoke: passed in" in done.stdout

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import os
+import re
 import stat
 import struct
 import tarfile
+import tracemalloc
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from job.data.sources import Entry, is_archive, is_image, open_source
-from job.errors import UserError
+from job.data.sources import Entry, archive, is_archive, is_image, open_source
+from job.errors import MachineError, UserError
+from job.storage import local
 
 FILES = {"cats/1.jpg": b"one", "cats/2.PNG": b"two", "dogs/deep/3.webp": b"three" * 100}
 IGNORED = ("Thumbs.db", "cats/.DS_Store", "cats/._1.jpg", "__MACOSX/cats/1.jpg", "readme.txt", "notes.md", "labels.csv")
@@ -91,7 +96,7 @@ def test_a_link_to_nothing_in_a_folder(tmp_path: Path, scratch: Path) -> None:
     (tmp_path / "pets" / "a.jpg").symlink_to(tmp_path / "gone.jpg")
     with pytest.raises(UserError) as caught:
         list(open_source(str(tmp_path / "pets"), scratch).read())
-    assert str(caught.value) == f"{tmp_path}/pets/a.jpg: is a link to nothing, or was just deleted; delete it, and try again"
+    assert str(caught.value) == f"{tmp_path}/pets/a.jpg: is a broken link, or was just deleted; delete it and rerun"
 
 
 def test_a_single_image(tmp_path: Path, scratch: Path) -> None:
@@ -201,7 +206,7 @@ def test_an_archive_cut_short(name: str, pack: Callable[[dict[str, bytes]], byte
     path = _put(tmp_path / name, content[: int(keep * len(content)) if name != "a.tar" else int(keep * 8 * 4608) + 100])
     with pytest.raises(UserError) as caught:
         list(open_source(str(path), scratch).read())
-    assert str(caught.value).startswith(f"{path}: the archive is damaged (")
+    assert str(caught.value).startswith(f"{path}: the archive is corrupt (")
     assert str(caught.value).endswith("; download it again")
 
 
@@ -227,13 +232,76 @@ def test_a_flipped_byte_is_damage_or_does_no_harm(
 def test_damage_within_a_nested_archive_names_it(tmp_path: Path, scratch: Path) -> None:
     path = _put(tmp_path / "a.zip", _zip({"train.zip": _zip(FILES)[:60]}))
     line = _refused(path, scratch)
-    assert line.startswith(f"{path}: train.zip/ is damaged (")
+    assert line.startswith(f"{path}: train.zip/ is corrupt (")
 
 
 @pytest.mark.parametrize("name", ["a.zip", "a.tar", "a.tar.gz"])
 @pytest.mark.parametrize("content", [b"", b"<html>sign in</html>"])
 def test_what_only_calls_itself_an_archive(name: str, content: bytes, tmp_path: Path, scratch: Path) -> None:
-    assert "the archive is damaged (" in _refused(_put(tmp_path / name, content), scratch)
+    assert "the archive is corrupt (" in _refused(_put(tmp_path / name, content), scratch)
+
+
+@pytest.mark.parametrize(("name", "pack"), [("a.zip", _zip), ("a.tar", _tar), ("a.tar.gz", _tar_gz)])
+def test_an_image_that_is_too_large(
+    name: str, pack: Callable[[dict[str, bytes]], bytes], tmp_path: Path, scratch: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = _put(tmp_path / name, pack({"cats/1.jpg": os.urandom(5000), "notes.txt": os.urandom(9000)}))
+    monkeypatch.setattr(archive, "IMAGE_BYTES", 5000)
+    assert list(_read(path, scratch)) == ["cats/1.jpg"]
+    monkeypatch.setattr(archive, "IMAGE_BYTES", 4999)
+    what = "holds cats/1.jpg of 5.0 kB, larger than any image (5.0 kB)"
+    assert _refused(path, scratch) == f"{path}: {what}; do not use this archive, or unpack it and give the folder"
+
+
+@pytest.mark.parametrize("member", ["cats/1.jpg", "inner.zip"])
+@pytest.mark.parametrize(("name", "pack"), [("a.zip", _zip), ("a.tar.gz", _tar_gz)])
+def test_a_member_made_to_fill_the_memory_or_the_disk(
+    name: str, pack: Callable[[dict[str, bytes]], bytes], member: str, tmp_path: Path, scratch: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = bytes(1_000_000) if member == "cats/1.jpg" else _zip({"1.jpg": bytes(1_000_000)}, zipfile.ZIP_STORED)
+    path = _put(tmp_path / name, pack({member: content}))
+    assert len(_read(path, scratch)) == 1  # what is small does no harm
+    monkeypatch.setattr(archive, "RATIO_FROM", 900_000)
+    assert re.search(rf": holds {member}, which unpacks from [\d.]+ (?:bytes|kB) to 1\.0 MB; do not use", _refused(path, scratch))
+    honest = _put(tmp_path / f"b{name[1:]}", pack({"cats/1.jpg": os.urandom(1_000_000)}))
+    assert len(_read(honest, scratch)) == 1
+
+
+def test_a_zip_that_lies_about_a_size_is_not_unpacked_into_memory(tmp_path: Path, scratch: Path) -> None:
+    whole = _zip({"cats/1.jpg": bytes(64 << 20)})
+    path = _put(tmp_path / "a.zip", _patched(whole, 22, 24, "<L", 1000))  # the unpacked size
+    tracemalloc.start()
+    try:
+        with pytest.raises(UserError, match="the archive is corrupt"):
+            list(open_source(str(path), scratch).read())
+        assert tracemalloc.get_traced_memory()[1] < 8 << 20
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_tar_with_an_extended_header_made_to_fill_the_memory(tmp_path: Path, scratch: Path) -> None:
+    header = tarfile.TarInfo("x")
+    header.type, header.size = tarfile.XHDTYPE, 3 << 20
+    content = header.tobuf() + bytes(header.size) + _tar(FILES)
+    path = _put(tmp_path / "a.tar.gz", gzip.compress(content))
+    assert _refused(path, scratch).startswith(f"{path}: holds an extended header of 3.1 MB; do not use")
+
+
+def test_archives_without_end(tmp_path: Path, scratch: Path) -> None:
+    deep = _zip({"1.jpg": b"1"})
+    for _ in range(archive.DEPTH):
+        deep = _zip({"in.zip": deep})
+    assert list(_read(_put(tmp_path / "a.zip", deep), scratch).values()) == [b"1"]
+    path = _put(tmp_path / "b.zip", _zip({"in.zip": deep}))
+    assert _refused(path, scratch).startswith(f"{path}: holds archives inside archives, more than 8 deep; do not use")
+    assert os.listdir(scratch) == []
+
+
+def test_no_room_for_an_archive_inside_an_archive(tmp_path: Path, scratch: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = _put(tmp_path / "a.zip", _zip({"in.zip": _zip(FILES)}))
+    monkeypatch.setattr(local.shutil, "disk_usage", lambda _: SimpleNamespace(free=100))
+    with pytest.raises(MachineError, match=r"unpacking in\.zip would take about"):
+        open_source(str(path), scratch).entries()
 
 
 def _csv(folder: Path, text: str, encoding: str = "utf-8") -> Path:
@@ -262,10 +330,10 @@ def test_csv_with_other_column_names_and_no_split(tmp_path: Path, scratch: Path)
         ("", ": has no column path (its columns: none)"),
         ("path,label\npics/a.jpg,\n", " line 2: has no path or no label; complete or delete it"),
         ("path,label\npics/a.jpg,cat\npics/b.jpg\n", " line 3: has no path or no label"),
-        ("path,label\npics/a.jpg,cat\npics/a.jpg,dog\n", " line 3: pics/a.jpg stands here a second time with another label; keep one"),
+        ("path,label\npics/a.jpg,cat\npics/a.jpg,dog\n", " line 3: pics/a.jpg is listed a second time with another label; keep one"),
         (
             "path,label,split\npics/a.jpg,cat,train\npics/a.jpg,cat,test\n",
-            " line 3: pics/a.jpg stands here a second time with another split",
+            " line 3: pics/a.jpg is listed a second time with another split",
         ),
     ],
 )
@@ -283,7 +351,7 @@ def test_a_csv_that_lists_what_is_not_there(tmp_path: Path, scratch: Path) -> No
     path = _csv(tmp_path, "path,label\npics/a.jpg,cat\npics/no.jpg,dog\n")
     with pytest.raises(UserError) as caught:
         list(open_source(str(path), scratch).read())
-    assert str(caught.value) == f"{path}: lists pics/no.jpg, which is not there; paths are relative to the CSV"
+    assert str(caught.value) == f"{path}: lists pics/no.jpg, which is not found; paths are relative to the CSV"
 
 
 def test_a_csv_of_another_encoding(tmp_path: Path, scratch: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from job.config.options import build, convert, leaves
+from job.config.options import build, convert, leaves, replace
 from job.config.resolve import resolve
 from job.config.schema import Config
 from job.errors import UserError
@@ -31,18 +31,69 @@ def test_the_shipped_space_fits_every_model_and_optimizer(base: dict[str, Any]) 
     assert (found.dimensions[0].low, found.dimensions[0].high) == (0.0, 0.6)
 
 
-def test_the_default_start_is_a_point_of_the_shipped_space() -> None:
-    found = space.read(None, Config(), IMAGES, ())
-    point = found.start(resolve(Config(), IMAGES))
-    assert point == dict(dropout=0.0, filters=1.0, depth=1, augment=0.5, lr=1.0, weight_decay=0, smoothing=0.1)
-    resolved = leaves(resolve(Config(), IMAGES))
+@pytest.mark.parametrize("model", ["residual", "classic"])
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw", "muon"])
+def test_the_default_start_is_a_point_of_the_shipped_space(model: str, optimizer: str) -> None:
+    base = build(Config, dict(model=model, optimizer=optimizer))
+    found = space.read(None, base, IMAGES, ())
+    point = found.start(resolve(base, IMAGES))
+    assert point is not None
+    resolved = leaves(resolve(base, IMAGES))
     assert found.values(point) == {name: resolved[name] for name in point}
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw", "muon"])
+def test_each_weight_decay_of_the_shipped_space_gives_other_weights(optimizer: str) -> None:
+    from job.machine.libraries import tf
+    from job.training.optimizers import rules
+
+    base = build(Config, dict(optimizer=optimizer))
+    decay = next(d for d in space.read(None, base, IMAGES, ()).dimensions if d.name == "weight_decay")
+    found = set()
+    for choice in decay.choices:
+        options = resolve(replace(base, weight_decay=choice), IMAGES).optimizer
+        moved = []
+        for rule, shape in zip(rules(options, ["stage1_conv/kernel", "head/kernel"], [4, 2]), [(3, 3, 2, 2), (4, 1)], strict=True):
+            value, slots = tf.ones(shape), [0.1 * tf.ones(shape) for _ in rule.slots]
+            moved.append(rule.apply(tf.ones(shape), value, slots, tf.constant(0.05), tf.constant(1.0))[0].numpy().tobytes())
+        found.add(tuple(moved))
+    assert len(found) == len(decay.choices)
+
+
+@pytest.mark.parametrize(
+    ("text", "base", "why"),
+    [
+        ("dense = { choices = [[8], [16]] }", {}, "the residual model has no dense layers"),
+        ("batchnorm = { choices = [true, false] }", {}, "the residual model always has batch normalization"),
+        (
+            "augment = { uniform = [0.0, 1.0] }\nflip = { uniform = [0.0, 0.5] }",
+            dict(crop=1.0, rotate=0.0, brightness=0.0, contrast=0.0, saturation=0.0, erase=0.0, mixup=0.0),
+            "crop, flip, rotate, brightness, contrast, saturation, erase, mixup are each set by themselves",
+        ),
+    ],
+)
+def test_a_field_without_effect_is_refused(tmp_path: Path, text: str, base: dict[str, Any], why: str) -> None:
+    with pytest.raises(UserError) as caught:
+        _read(tmp_path, text, **base)
+    assert str(caught.value) == f"{tmp_path / 'space.toml'} {text.split()[0]}: has no effect: {why}; remove it"
+
+
+def test_a_field_that_some_trials_use_is_searched(tmp_path: Path) -> None:
+    text = "model = { choices = ['residual', 'classic'] }\ndense = { choices = [[8], [16]] }"
+    assert [d.name for d in _read(tmp_path, text, size=64, train_sizes=(64,)).dimensions] == ["model", "dense"]
+    assert [d.name for d in _read(tmp_path, "dense = { choices = [[8], [16]] }", model="classic").dimensions] == ["dense"]
+
+
+def test_the_shipped_space_skips_a_field_without_effect() -> None:
+    set_alone = dict(crop=1.0, flip=0.5, rotate=0.0, brightness=0.0, contrast=0.0, saturation=0.0, erase=0.0, mixup=0.0)
+    found = space.read(None, build(Config, set_alone), IMAGES, ())
+    assert "augment" not in [d.name for d in found.dimensions]
 
 
 def test_a_fixed_field_is_not_searched(tmp_path: Path) -> None:
     text = "dropout = { uniform = [0.0, 0.6] }\ndepth = { integers = [1, 2] }"
     assert [d.name for d in _read(tmp_path, text, fixed=("dropout", "epochs")).dimensions] == ["depth"]
-    with pytest.raises(UserError, match="names no field that is not fixed by a flag; leave a flag out, or name more fields"):
+    with pytest.raises(UserError, match="names no field that is not fixed by a flag; remove a flag, or name more fields"):
         _read(tmp_path, text, fixed=("dropout", "depth"))
 
 
@@ -80,26 +131,26 @@ def _knob(name: str) -> Any:
     ("text", "line"),
     [
         ("dropuot = { uniform = [0.0, 0.6] }", "dropuot: unknown field; did you mean dropout?"),
-        ("[model]\ndropout = { uniform = [0.0, 0.6] }", "model: is a table, and a space has none; write its fields without [model]"),
-        ("workers = { integers = [1, 2] }", "workers: can't be searched: it does not shape the weights; take it out"),
-        ("seed = { integers = [1, 2] }", "seed: can't be searched: trials share one seed; take it out"),
-        ("threads = { integers = [1, 2] }", "threads: can't be searched: it is --cpus-per-trial; take it out"),
+        ("[model]\ndropout = { uniform = [0.0, 0.6] }", "model: is a table, and a space has no tables; write its fields without [model]"),
+        ("workers = { integers = [1, 2] }", "workers: cannot be searched: it does not shape the weights; remove it"),
+        ("seed = { integers = [1, 2] }", "seed: cannot be searched: all trials share one seed; remove it"),
+        ("threads = { integers = [1, 2] }", "threads: cannot be searched: it is --cpus-per-trial; remove it"),
         ("dropout = 0.3", "dropout: is not a range; write dropout = { KIND = [...] }, where KIND is one of uniform, log, integers,"),
         ("dropout = { between = [0.0, 0.6] }", "dropout: is not a range; write"),
         ("dropout = { uniform = [0.0] }", "dropout: [0.0] is not [low, high]; give uniform = [low, high]"),
         ("dropout = { uniform = ['a', 'b'] }", "dropout: ['a', 'b'] are not two numbers; give uniform = [low, high]"),
-        ("dropout = { uniform = [0.6, 0.0] }", "dropout: the range from 0.6 to 0.0 is empty; let the first number be the smaller one"),
+        ("dropout = { uniform = [0.6, 0.0] }", "dropout: the range from 0.6 to 0.0 is empty; give the smaller number first"),
         ("dropout = { uniform = [0.0, 1.5] }", "dropout: 1.5 is above 0.95; give at most 0.95"),
         ("dropout = { log = [0.0, 0.5] }", "dropout: log needs numbers above 0, not 0.0; raise the first number, or use uniform"),
         ("dropout = { integers = [0, 1] }", "dropout: integers does not fit --dropout; use uniform, log or times"),
-        ("dropout = { times = [0.5, 2.0] }", "dropout: the starting value is 0.0, and nothing comes of multiplying it; use uniform,"),
+        ("dropout = { times = [0.5, 2.0] }", "dropout: the starting value is 0.0, which cannot be multiplied; use uniform,"),
         ("depth = { uniform = [1, 2] }", "depth: uniform does not fit --depth; use integers or times"),
         ("depth = { integers = [1.5, 2] }", "depth: [1.5, 2] are not whole numbers; give integers = [low, high]"),
         ("model = { uniform = [1, 2] }", "model: uniform does not fit --model; use choices"),
         ("model = { choices = ['classic'] }", "model: ['classic'] is not a list of at least two values; give choices = [..., ...]"),
         ("model = { choices = ['classic', 'clasic'] }", "model: 'clasic' is not one of classic, residual; did you mean classic?"),
         ("dropout = { choices = [0.1, 0.1] }", "dropout: names a choice twice; name each once"),
-        ("size = { choices = [16, 96] }\nfilters = { choices = [[8], [8, 8, 8, 8, 8, 8, 8]] }", "does not go with the rest ("),
+        ("size = { choices = [16, 96] }\nfilters = { choices = [[8], [8, 8, 8, 8, 8, 8, 8]] }", "contradicts the other options ("),
         ("dropout = {", " is not valid TOML ("),
     ],
 )  # fmt: skip
@@ -111,8 +162,8 @@ def test_what_is_refused(tmp_path: Path, text: str, line: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_a_file_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"none\.toml: no such file; check the name given to --space"):
+def test_a_file_that_is_not_found(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"none\.toml: not found; check the name given to --space"):
         space.read(tmp_path / "none.toml", Config(), IMAGES, ())
 
 

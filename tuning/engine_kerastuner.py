@@ -8,26 +8,29 @@ from __future__ import annotations
 
 import contextlib
 import io
+import math
 import os
+import warnings
 from collections.abc import Callable
 from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-import keras_tuner
-from keras_tuner.errors import FailedTrialError, FatalError
-from keras_tuner.src import config as keras_tuner_config
+from job.machine import isolation
+
+with isolation.imports():
+    import keras_tuner
+    from keras_tuner.errors import FatalError
 
 from job.errors import MachineError
 from job.runs.records import Epoch
 from tuning import trial
 from tuning.plan import Halt, Plan
 from tuning.space import Point
-from tuning.state import START, SweepState
+from tuning.state import START, UNFINISHED, SweepState
 from tuning.status import StatusTable
 from tuning.worker import Worker
 
-keras_tuner_config.DEBUG = False  # it would print the traceback of each trial that fails: the state has the reason
 ENDLESS = 10**9
 STATE = "keras-tuner"  # its folder
 
@@ -45,11 +48,12 @@ def search(plan: Plan, state: SweepState, status_table: StatusTable, halt: Halt,
     worker = Worker(plan.out)
     runner = _Runner(plan, state, status_table, halt, worker, tick)
     try:
-        if state.trials.get(START) is None or state.trials[START].status == "open":
+        if state.trials.get(START) is None or state.trials[START].status == UNFINISHED:
             runner.run(START, plan.start)
         with contextlib.redirect_stdout(io.StringIO()):  # it announces that it reloads
             tuner = _Tuner(runner, _oracle(plan, state, halt, seed))
-        with contextlib.suppress(_Leave):
+        with contextlib.suppress(_Leave), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # NumPy's, of the score of a trial that failed
             tuner.search(verbose=0)
     except _Leave:
         pass
@@ -60,7 +64,7 @@ def search(plan: Plan, state: SweepState, status_table: StatusTable, halt: Halt,
 
 
 class _Runner:
-    """Runs a trial in the worker, with what the state and the status_table say of it."""
+    """Runs a trial in the worker, and keeps the sweep's state and the status table."""
 
     def __init__(
         self, plan: Plan, state: SweepState, status_table: StatusTable, halt: Halt, worker: Worker, tick: Callable[[], None]
@@ -70,7 +74,7 @@ class _Runner:
 
     def run(self, id: str, point: Point | None, until: int = 0, parent: str = "") -> trial.Outcome:
         known = self.state.trials.get(id)
-        if known is not None and known.status != "open":  # ended before KerasTuner heard of it
+        if known is not None and known.status != UNFINISHED:  # ended before KerasTuner heard of it
             return trial.Outcome(known.status, known.reason)
         if self.halt:
             raise _Leave
@@ -109,7 +113,7 @@ class _Tuner(keras_tuner.engine.base_tuner.BaseTuner):  # type: ignore[misc]
         outcome = self.runner.run(id, point, int(values.get("tuner/epochs", 0)), parent)
         score = self.runner.state.score(self.runner.state.trials[id])
         if outcome.status == "failed" or score is None:
-            raise FailedTrialError(outcome.reason)
+            return math.nan  # counts as failed; FailedTrialError would print a traceback
         return -score if self.runner.plan.rising else score
 
     def save_model(self, trial_id: str, model: Any, step: int = 0) -> None:

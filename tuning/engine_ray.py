@@ -1,25 +1,24 @@
 """Ray Tune as the engine: ASHA stops trials, Optuna's TPE or chance proposes them, in worker processes that are reused.
 
-Ray keeps nothing that matters: checkpoints are the job's own, and what is known of the trials is in the state, from
-which the sampler and ASHA's rungs are filled again at a later start. `RAY_ADDRESS` names a cluster; without it a
-Ray of our own is started on this machine, and ended.
+Ray keeps nothing that matters: checkpoints are the job's own, and what is known of the trials is in the sweep's state,
+from which the sampler and ASHA's rungs are filled again at a later start. `RAY_ADDRESS` names a cluster; without it a
+Ray of the sweep's own runs on this machine (`tuning/local_ray.py`).
 """
 
 from __future__ import annotations
 
-import contextlib
+import functools
 import logging
 import os
 import pickle
+import shutil
 import socket
-import subprocess
-import tempfile
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
-from unittest import mock
 
 # Read by Ray when it is imported: nothing is sent home, no token file in HOME, no files and handlers of its own
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -29,8 +28,6 @@ os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
 os.environ.setdefault("TUNE_FUNCTION_THREAD_TIMEOUT_S", "120")  # a stopped trial writes its last files before its process is reused
 os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-if "RAY_ADDRESS" not in os.environ:
-    os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 
 import optuna
 import ray
@@ -38,7 +35,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.trial import TrialState
 from ray import tune
 
-from job.errors import MachineError
+from job.errors import MachineError, UserError
 from job.runs.records import Epoch
 from job.shutdown import Stop
 from tuning import trial
@@ -47,44 +44,30 @@ from tuning.space import Dimension, Point
 from tuning.state import START, SweepState, Trial
 from tuning.status import StatusTable
 
-STORE = 80 << 20  # bytes of Ray's object store, its least: nothing of ours lies there
+FOLDER = ".ray-tune"  # in the sweep's, which all machines see
 
 
-@contextlib.contextmanager
-def cluster(cores: int, stop: Stop) -> Iterator[dict[str, float]]:
-    """Ray's resources while it is up, `CPU` and `GPU`."""
-    logging.getLogger("ray").setLevel(logging.CRITICAL)  # a trial that dies is told by us, in a line
-    quiet: dict[str, Any] = dict(log_to_driver=False, logging_level="ERROR", configure_logging=False)
-    with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as folder, warnings.catch_warnings():
+@contextmanager
+def connected(address: str, stop: Stop) -> Iterator[dict[str, float]]:
+    """Use the Ray at an address; what comes is the resources it has."""
+    if ray.is_initialized():
+        raise UserError("Ray", "is already connected in this process", "call ray.shutdown() first")
+    logger = logging.getLogger("ray")
+    level = logger.level
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            if "RAY_ADDRESS" in os.environ:
-                _require_answer(os.environ["RAY_ADDRESS"])
-                ray.init(**quiet)
-            else:
-                with _groups_of_their_own():
-                    ray.init(num_cpus=cores, include_dashboard=False, object_store_memory=STORE, _temp_dir=folder, **quiet)
+            _require_answer(address)
+            ray.init(address=address, log_to_driver=False, logging_level=logging.CRITICAL)  # the sweep logs why a trial failed
         except Exception as error:
             what = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise MachineError("Ray", f"did not start ({what})", "check RAY_ADDRESS and the network") from None
+            raise MachineError("Ray", f"cannot be reached at {address} ({what})", "check RAY_ADDRESS and the network") from None
         stop.listen()  # Ray has put a handler of its own in place of ours
         try:
             yield dict(ray.cluster_resources())  # type: ignore[no-untyped-call]
         finally:
             ray.shutdown()
-
-
-@contextlib.contextmanager
-def _groups_of_their_own() -> Iterator[None]:
-    """Start Ray's processes outside our process group: a SIGTERM to the whole group, as `timeout` and systemd send it, would
-    end them before the trials are saved. Ray has no option for it."""
-    plain = subprocess.Popen.__init__
-
-    def grouped(self: Any, *arguments: Any, **options: Any) -> None:
-        plain(self, *arguments, **{"process_group": 0, **options})
-
-    with mock.patch.object(subprocess.Popen, "__init__", grouped):
-        yield
+            logger.setLevel(level)
 
 
 def _require_answer(address: str) -> None:
@@ -103,31 +86,46 @@ def search(plan: Plan, state: SweepState, status_table: StatusTable, halt: Halt,
     remaining = len(state.unfinished) + plan.trials - len(state.trials)
     if remaining <= 0:
         return
-    mode = "max" if plan.rising else "min"
     asha = tune.schedulers.ASHAScheduler(
-        time_attr="epoch", max_t=plan.epochs, grace_period=plan.first_rung, reduction_factor=plan.reduction
-    )
+        time_attr="epoch", metric="score", mode=_mode(plan),
+        max_t=plan.epochs, grace_period=plan.first_rung, reduction_factor=plan.reduction,
+    )  # fmt: skip
     _fill(asha, plan, state.ended)
     watcher = _Watcher(state, status_table, halt, tick)
 
     def trainable(config: dict[str, Any]) -> None:
         _run(plan, config["id"], config["point"])
 
-    with tempfile.TemporaryDirectory(prefix="ray-tune-") as folder, warnings.catch_warnings():
+    with _folder(plan.out / FOLDER) as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         tuner = tune.Tuner(
             tune.with_resources(trainable, {"cpu": plan.cpus, "gpu": plan.gpus}),
             tune_config=tune.TuneConfig(
-                metric="score", mode=mode, num_samples=remaining, max_concurrent_trials=plan.concurrent, scheduler=asha,
-                search_alg=_Searcher(plan, state, halt, _sampler(plan, seed, len(state.trials))), reuse_actors=not plan.fresh,
+                num_samples=remaining, max_concurrent_trials=plan.concurrent, scheduler=asha, reuse_actors=not plan.fresh,
+                search_alg=_Searcher(plan, state, halt, _sampler(plan, seed, len(state.trials))),
             ),
             run_config=tune.RunConfig(
-                name="sweep", storage_path=folder, verbose=0, callbacks=[watcher], failure_config=tune.FailureConfig(max_failures=0)
+                name="sweep", storage_path=str(folder), verbose=0, callbacks=[watcher], failure_config=tune.FailureConfig(max_failures=0)
             ),
         )  # fmt: skip
         tuner.fit()
     if watcher.fault:
         raise watcher.fault
+
+
+@contextmanager
+def _folder(path: Path) -> Iterator[Path]:
+    """A folder for what Tune writes down and nobody reads, empty at first and gone afterwards, also what a killed sweep left."""
+    shutil.rmtree(path, ignore_errors=True)
+    path.mkdir()
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _mode(plan: Plan) -> str:
+    return "max" if plan.rising else "min"
 
 
 def _run(plan: Plan, id: str, point: Point | None) -> None:
@@ -136,11 +134,12 @@ def _run(plan: Plan, id: str, point: Point | None) -> None:
 
     def on_epoch(epoch: Epoch) -> bool:
         score = epoch.monitored(plan.monitor)
-        last.update(epoch=epoch.epoch, score=score)
+        last.clear()
+        last.update(epoch=epoch.epoch, shown=score, **({} if score is None else {"score": score}))
         if epoch.epoch >= plan.epochs:
             return False
         try:
-            tune.report({"epoch": epoch.epoch, "shown": score} if id == START else dict(last))
+            tune.report({name: value for name, value in last.items() if name != "score" or id != START})
         except SystemExit:  # how ASHA's decision arrives
             return True
         return False
@@ -155,10 +154,10 @@ def _run(plan: Plan, id: str, point: Point | None) -> None:
 
 
 class _Searcher(tune.search.Searcher):
-    """Hands out what an earlier start left unfinished, then the starting configuration, then what Optuna proposes."""
+    """Proposes what an earlier start left unfinished, then the starting configuration, then what Optuna proposes."""
 
     def __init__(self, plan: Plan, state: SweepState, halt: Halt, sampler: optuna.samplers.BaseSampler) -> None:
-        super().__init__(metric="score", mode="max" if plan.rising else "min")
+        super().__init__(metric="score", mode=_mode(plan))
         self._plan, self._state, self._halt = plan, state, halt
         self._space = {d.name: _distribution(d) for d in plan.space.dimensions}
         optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -206,15 +205,15 @@ class _Searcher(tune.search.Searcher):
         asked = self._asked.pop(trial_id, None)
         if asked is None:
             return
-        outcome = (result or {}).get("outcome")
-        if error or (outcome is not None and outcome.status != "done"):
-            self._study.tell(asked, state=TrialState.FAIL)
-        elif outcome is None:
+        result = result or {}
+        outcome = result.get("outcome")
+        if outcome is None and not error:
             self._study.tell(asked, state=TrialState.PRUNED)
-        else:
-            assert result is not None
+        elif outcome is not None and outcome.status == "done" and "score" in result:
             self.on_trial_result(trial_id, result)
             self._study.tell(asked, result["score"])
+        else:
+            self._study.tell(asked, state=TrialState.FAIL)
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # Ray pickles what it runs with, to restore it: the state holds all
@@ -226,39 +225,60 @@ class _Searcher(tune.search.Searcher):
         """The state holds all."""
 
 
+def _kept(method: Callable[..., None]) -> Callable[..., None]:
+    """Keep what a callback raises, and end the search: Tune would bury it in a traceback of its own."""
+
+    @functools.wraps(method)
+    def kept(self: _Watcher, *arguments: Any, **options: Any) -> None:
+        try:
+            method(self, *arguments, **options)
+        except Exception as error:
+            self.stop_for(error)
+
+    return kept
+
+
 class _Watcher(tune.Callback):
-    """Writes down what Ray says of the trials."""
+    """Records what Ray reports of the trials. `fault` is what ended the search."""
 
     def __init__(self, state: SweepState, status_table: StatusTable, halt: Halt, tick: Callable[[], None]) -> None:
         self._state, self._status_table, self._halt, self._tick = state, status_table, halt, tick
-        self.fault: MachineError | None = None
+        self.fault: Exception | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
 
+    def stop_for(self, fault: Exception) -> None:
+        self.fault = self.fault or fault
+        self._halt.set()
+
+    @_kept
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
         self._tick()
 
+    @_kept
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         id = trial.config["id"]
         self._state.begin(id, trial.config["point"])
         self._status_table.begin(id)
 
+    @_kept
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any) -> None:
         if "epoch" in result:
-            self._status_table.epoch(trial.config["id"], result["epoch"], result.get("score", result.get("shown")))
+            self._status_table.epoch(trial.config["id"], result["epoch"], result["shown"])
 
+    @_kept
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self._end(trial, trial.last_result.get("outcome") or _STOPPED)
 
+    @_kept
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self._end(trial, _death(trial))
 
     def _end(self, theirs: Any, outcome: trial.Outcome) -> None:
         id = theirs.config["id"]
         if outcome.status == "fault":
-            self.fault = MachineError("sweep", f"trial {id}: {outcome.reason}", "")
-            self._halt.set()
+            self.stop_for(MachineError("sweep", f"trial {id}: {outcome.reason}", ""))
         self._state.end(id, outcome)
         self._status_table.end(id)
 
@@ -276,15 +296,15 @@ def _death(theirs: Any) -> trial.Outcome:
     return trial.Outcome("failed", str(error).strip().splitlines()[-1][:300] if error else "unknown")
 
 
-def _fill(asha: Any, plan: Plan, ended: list[Trial]) -> None:
-    """Put the scores of an earlier start on ASHA's rungs, so that new trials are compared with them."""
-    sign = 1.0 if plan.rising else -1.0
-    for bracket in asha._brackets:  # there is no public way in
-        for known in ended:
-            for entry in known.epochs if known.id != START else []:
-                value = entry.monitored(plan.monitor)
-                if value is not None and entry.epoch < plan.epochs:
-                    bracket.on_result(SimpleNamespace(trial_id=f"earlier-{known.id}"), entry.epoch, sign * value)
+def _fill(asha: tune.schedulers.ASHAScheduler, plan: Plan, ended: list[Trial]) -> None:
+    """Report the scores of an earlier start to ASHA, so that new trials are compared with them."""
+    for known in ended:
+        earlier: Any = SimpleNamespace(trial_id=f"earlier-{known.id}")
+        asha.on_trial_add(None, earlier)  # type: ignore[arg-type]
+        for epoch in known.epochs if known.id != START else []:
+            score = epoch.monitored(plan.monitor)
+            if score is not None:
+                asha.on_trial_result(None, earlier, {"epoch": epoch.epoch, "score": score})  # type: ignore[arg-type]
 
 
 def _sampler(plan: Plan, seed: int, begun: int) -> optuna.samplers.BaseSampler:

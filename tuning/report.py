@@ -1,12 +1,10 @@
-"""What a sweep leaves behind: `trials.csv`, a row a trial; `best.toml`, for `twofold train --config`; `sweep.png`."""
+"""The results of a sweep: `trials.csv`, a row for each trial; `best.toml`, for `twofold train --config`; `sweep.png`."""
 
 from __future__ import annotations
 
 import csv
 import io
 from typing import Any
-
-from matplotlib.ticker import FuncFormatter
 
 from job.config.options import leaves, replace, to_toml
 from job.inference import plots
@@ -16,12 +14,12 @@ from tuning.space import Dimension
 from tuning.state import START, SweepState, Trial
 
 TRIALS, BEST, PLOT = "trials.csv", "best.toml", "sweep.png"
-_FIGURES = ("val_accuracy", "val_accuracy_low", "val_accuracy_high", "val_log_loss", "val_auc", "val_brier", "parameters")
+_METRICS = ("val_accuracy", "val_accuracy_low", "val_accuracy_high", "val_log_loss", "val_auc", "val_brier", "parameters")
 _GREY, _BLUE, _ORANGE = "#999999", "#0b5fa5", "#c25e00"
 
 
 def write(state: SweepState) -> None:
-    """Write the table and the best configuration; cheap enough for each trial's end."""
+    """Write the table and the best configuration; fast enough to do at the end of each trial."""
     _table(state)
     if state.best is not None:
         _best(state, state.best)
@@ -37,7 +35,7 @@ def rows(state: SweepState) -> list[dict[str, Any]]:
         found.append(
             {
                 "trial": trial.id, "status": trial.status, "parent": trial.parent, plan.monitor: state.score(trial),
-                **{name: document.get(name) for name in _FIGURES}, "epochs": trial.epochs[-1].epoch if trial.epochs else 0,
+                **{name: document.get(name) for name in _METRICS}, "epochs": trial.epochs[-1].epoch if trial.epochs else 0,
                 "steps": trial.steps, "seconds": round(trial.seconds, 1),
                 **{d.name: values[d.name] for d in plan.space.dimensions}, "reason": trial.reason,
             }
@@ -48,7 +46,7 @@ def rows(state: SweepState) -> list[dict[str, Any]]:
 def _table(state: SweepState) -> None:
     plan = state.plan
     fields = [d.name for d in plan.space.dimensions]
-    columns = ["trial", "status", "parent", plan.monitor, *_FIGURES, "epochs", "steps", "seconds", *fields, "reason"]
+    columns = ["trial", "status", "parent", plan.monitor, *_METRICS, "epochs", "steps", "seconds", *fields, "reason"]
     file = io.StringIO()
     writer = csv.DictWriter(file, columns, lineterminator="\n")
     writer.writeheader()
@@ -66,13 +64,14 @@ def _shown(value: Any) -> str:
 
 
 def _best(state: SweepState, best: Trial) -> None:
-    """The configuration as a user would write it: what depends on the machine is left to the machine."""
+    """The configuration as a user would write it: what depends on the machine stays `auto`."""
     head = f"# trial {best.id} of {len(state.trials)}: validation {state.plan.monitor} {state.score(best):.4f}\n"
     local.write_atomic(state.plan.out / BEST, head + to_toml(replace(state.plan.searched(best.point), out="")))
 
 
+@plots.own_settings()
 def draw(state: SweepState) -> None:
-    """Draw the history of the best, the learning curves, and each field against the monitored figure."""
+    """Plot the best score so far, the learning curves, and the score over each field."""
     plan = state.plan
     shown = [t for t in state.trials.values() if state.score(t) is not None]
     if not shown:
@@ -97,8 +96,8 @@ def draw(state: SweepState) -> None:
     for axis in figure.axes:
         axis.grid(alpha=0.25)
         axis.spines[["top", "right"]].set_visible(False)
-    whole = "blue: ran to the end; grey: stopped on the way; orange: the best"
-    figure.suptitle(f"{len(state.trials)} trials of up to {plan.epochs} epochs ({whole})", fontsize=10)
+    legend = "blue: done; gray: stopped early or unfinished; orange: the best"
+    figure.suptitle(f"{len(state.trials)} trials of up to {plan.epochs} epochs ({legend})", fontsize=10)
     plots.save(figure, plan.out / PLOT)
 
 
@@ -114,20 +113,20 @@ def _history(axis: Any, state: SweepState, shown: list[Trial]) -> None:
     if start is not None:
         axis.axhline(start, color=_GREY, linestyle=":", label="starting configuration")
         axis.legend(frameon=False)
-    axis.set_xlabel("trial, in the order in which they began")
+    axis.set_xlabel("trial, in order of their start")
     axis.set_ylabel(state.plan.monitor.replace("_", " "))
     axis.xaxis.get_major_locator().set_params(integer=True)
 
 
 def _field(axis: Any, dimension: Dimension, state: SweepState, shown: list[Trial]) -> None:
-    """One field against the monitored figure."""
+    """The score over one field."""
     for trial in shown:
         if trial.point is not None:
             axis.plot(trial.point[dimension.name], state.score(trial) or 0.0, ".", color=_colour(trial, state.best), markersize=8)
-    axis.set_xlabel(f"{dimension.name}, times the starting value" if dimension.kind == "times" else dimension.name)
+    axis.set_xlabel(f"{dimension.name} (times the starting value)" if dimension.kind == "times" else dimension.name)
     if dimension.is_log:
         axis.set_xscale("log", base=2)
-        axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
+        axis.xaxis.set_major_formatter(lambda value, _: f"{value:.3g}")
     elif dimension.kind == "integers":
         axis.xaxis.get_major_locator().set_params(integer=True)
     elif dimension.kind == "choices":

@@ -13,21 +13,23 @@ from pathlib import Path
 from typing import Any
 
 from job.config.options import Knob, convert, knobs, leaves, nearest, replace
-from job.config.resolve import Resolved, resolve
+from job.config.resolve import Resolved, resolve, strengths
 from job.config.schema import Config
 from job.errors import UserError
 
 DEFAULT = Path(__file__).with_name("space.toml")
 KINDS = ("uniform", "log", "integers", "choices", "times")
 FIXED = {
-    "seed": "trials share one seed",
-    "epochs": "all trials have the same length, so that they can be compared on the way",
+    "seed": "all trials share one seed",
+    "epochs": "all trials have the same length, so that they can be compared before their end",
     "monitor": "all trials are compared by the same metric",
     "replicas": "it follows from --gpus-per-trial",
     "threads": "it is --cpus-per-trial",
     "xla": "it is the same for all trials",
     "deterministic": "it is the same for all trials",
 }
+CLASSIC_ONLY = ("dense", "batchnorm")
+OPERATIONS = tuple(strengths(0.0))  # of augmentation, each with a field of its own
 
 Point = dict[str, Any]
 
@@ -103,18 +105,18 @@ def read(path: Path | None, base: Config, images: int, fixed: Collection[str]) -
         path: a TOML file; None takes the one that comes with the program.
         base: the starting configuration, not resolved.
         images: training images, which some defaults depend on.
-        fixed: fields set for all trials; they are left out.
+        fixed: fields set for all trials; they are not searched.
 
     Raises:
-        UserError: an unknown field, an impossible range, or nothing left to search.
+        UserError: an unknown field, an impossible range, a field without effect, or nothing left to search.
     """
     file = path or DEFAULT
     try:
         document = tomllib.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise UserError(str(file), "no such file", "check the name given to --space") from None
+        raise UserError(str(file), "not found", "check the name given to --space") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, IsADirectoryError) as error:
-        raise UserError(str(file), f"is not valid TOML ({error})", "mend that line") from None
+        raise UserError(str(file), f"is not valid TOML ({error})", "correct that line") from None
     known = {k.name: k for k in knobs(Config)}
     start = resolve(base, images)
     dimensions = []
@@ -123,15 +125,29 @@ def read(path: Path | None, base: Config, images: int, fixed: Collection[str]) -
         dimension = _dimension(known, name, form, where, leaves(start))
         if name in fixed:
             continue
+        if idle := _idle(name, base, document.keys() - fixed):
+            if path is None:
+                continue
+            raise UserError(where, f"has no effect: {idle}", "remove it")
         for end in _ends(dimension):
             try:
                 resolve(replace(base, **{name: dimension.value(end)}), images)
             except UserError as error:
-                raise UserError(where, f"{dimension.value(end)!r} does not go with the rest ({error})", "narrow the range") from None
+                raise UserError(where, f"{dimension.value(end)!r} contradicts the other options ({error})", "narrow the range") from None
         dimensions.append(dimension)
     if not dimensions:
-        raise UserError(str(file), "names no field that is not fixed by a flag", "leave a flag out, or name more fields")
+        raise UserError(str(file), "names no field that is not fixed by a flag", "remove a flag, or name more fields")
     return Space(tuple(dimensions))
+
+
+def _idle(name: str, base: Config, searched: Collection[str]) -> str:
+    """Why a field has no effect on any trial; empty where it has one."""
+    if name in CLASSIC_ONLY and base.model.model == "residual" and "model" not in searched:
+        return "the residual model has no dense layers" if name == "dense" else "the residual model always has batch normalization"
+    given = leaves(base)
+    if name == "augment" and all(given[operation] is not None or operation in searched for operation in OPERATIONS):
+        return f"{', '.join(OPERATIONS)} are each set by themselves"
+    return ""
 
 
 def _ends(dimension: Dimension) -> tuple[Any, ...]:
@@ -141,12 +157,12 @@ def _ends(dimension: Dimension) -> tuple[Any, ...]:
 def _dimension(known: Mapping[str, Knob], name: str, form: Any, where: str, start: Mapping[str, Any]) -> Dimension:
     tables = {k.table for k in known.values()}
     if name in tables and isinstance(form, dict) and not form.keys() & set(KINDS):
-        raise UserError(where, "is a table, and a space has none", f"write its fields without [{name}]")
+        raise UserError(where, "is a table, and a space has no tables", f"write its fields without [{name}]")
     if name not in known:
         raise UserError(where, "unknown field", nearest(name, known))
     knob = known[name]
     if name in FIXED or not knob.is_result:
-        raise UserError(where, f"can't be searched: {FIXED.get(name, 'it does not shape the weights')}", "take it out")
+        raise UserError(where, f"cannot be searched: {FIXED.get(name, 'it does not shape the weights')}", "remove it")
     if not isinstance(form, dict) or len(form) != 1 or next(iter(form)) not in KINDS:
         raise UserError(where, "is not a range", f"write {name} = {{ KIND = [...] }}, where KIND is one of {', '.join(KINDS)}")
     (kind, values), *_ = form.items()
@@ -172,11 +188,11 @@ def _range(knob: Knob, kind: str, values: list[Any], where: str, start: Any) -> 
         raise UserError(where, f"{values!r} are not whole numbers", "give integers = [low, high]")
     low, high = values
     if low >= high:
-        raise UserError(where, f"the range from {low} to {high} is empty", "let the first number be the smaller one")
+        raise UserError(where, f"the range from {low} to {high} is empty", "give the smaller number first")
     if kind in ("log", "times") and low <= 0:
         raise UserError(where, f"{kind} needs numbers above 0, not {low}", "raise the first number, or use uniform")
     if kind == "times" and not start:
-        raise UserError(where, f"the starting value is {start}, and nothing comes of multiplying it", "use uniform, log or choices")
+        raise UserError(where, f"the starting value is {start}, which cannot be multiplied", "use uniform, log or choices")
     dimension = Dimension(knob, kind, low, high, start=start if kind == "times" else None)
     for end in values:
         value = dimension.value(end)

@@ -1,4 +1,4 @@
-"""What people see of a sweep while they wait: a live table on a terminal, plain lines elsewhere."""
+"""The status of a running sweep: a live table on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -7,20 +7,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from job.config.options import leaves
 from job.console import console, counted, duration
-from tuning.state import START, SweepState, Trial
+from tuning.state import START, UNFINISHED, SweepState, Trial
 
 PLAIN_SECONDS = 60.0  # between two plain lines where no trial ends
 SHOWN = 8  # of the best trials, in the table
 
 
 class StatusTable:
-    """The state of a sweep in words. `until` is when the time budget ends, on the monotonic clock."""
+    """The trials that run and the best that ended. `until` is when the time budget ends, on the monotonic clock."""
 
     def __init__(self, state: SweepState, until: float) -> None:
         self.state, self.until = state, until
         self._running: dict[str, tuple[int, float | None]] = {}
-        self._started = self._told = time.monotonic()
+        self._started = self._logged = time.monotonic()
         self._ended_before = len(state.ended)
 
     @contextmanager
@@ -39,23 +40,23 @@ class StatusTable:
         self._running[id] = (epoch, score)
 
     def end(self, id: str) -> None:
-        """Say how a trial ended."""
+        """Log how a trial ended."""
         self._running.pop(id, None)
         trial = self.state.trials[id]
         score = self.state.score(trial)
         at = f" at epoch {trial.epochs[-1].epoch}" if trial.epochs else ""
-        how = {"open": "interrupted", "done": "done", "stopped": "stopped"}.get(trial.status, f"failed: {trial.reason};")
-        figure = "" if score is None else f", {self._monitor} {score:.4f}"
-        who = ", the starting configuration" if id == START else f", from {trial.parent}" if trial.parent else ""
-        console.log(f"trial {id}{who}: {how}{at}{figure}; {self._summary()}", trial=id, status=trial.status, score=score)
-        self._told = time.monotonic()
+        how = {UNFINISHED: "interrupted", "failed": f"failed: {trial.reason};"}.get(trial.status, trial.status)
+        scored = "" if score is None else f", {self._monitor} {score:.4f}"
+        which = " (starting configuration)" if id == START else f" (promoted from {trial.parent})" if trial.parent else ""
+        console.log(f"trial {id}{which}: {how}{at}{scored}; {self._summary()}", trial=id, status=trial.status, score=score)
+        self._logged = time.monotonic()
 
     def tick(self) -> None:
-        """Say now and then how far it is."""
-        if not console.live and time.monotonic() - self._told >= PLAIN_SECONDS:
-            self._told = time.monotonic()
+        """Log the progress now and then."""
+        if not console.live and time.monotonic() - self._logged >= PLAIN_SECONDS:
+            self._logged = time.monotonic()
             running = ", ".join(f"{id} at epoch {epoch}" for id, (epoch, _) in self._running.items())
-            console.log(f"running: {running or 'nothing yet'}; {self._summary()}")
+            console.log(f"running: {running or 'no trial yet'}; {self._summary()}")
 
     @property
     def _monitor(self) -> str:
@@ -69,7 +70,7 @@ class StatusTable:
         return f"{len(self.state.ended)} of {self.state.plan.trials} ended{found}{time_left}"
 
     def _left(self) -> float | None:
-        """Seconds that the trials to come will take, by those that have ended in this start."""
+        """Seconds that the remaining trials will take, by those that have ended in this start."""
         now, ended = time.monotonic(), len(self.state.ended) - self._ended_before
         if not ended or len(self.state.ended) >= self.state.plan.trials:
             return None
@@ -97,12 +98,14 @@ class StatusTable:
         return Group(table, Text(f"{self._summary()}; {', '.join(counts)}"))
 
     def _row(self, trial: Trial, status: str, epoch: int, score: float | None) -> list[str]:
-        values = self.state.plan.space.values(trial.point or {})
-        shown = [_shown(values.get(d.name, "as started")) for d in self.state.plan.space.dimensions]
+        values = leaves(self.state.plan.searched(trial.point))
+        shown = [_shown(values[d.name]) for d in self.state.plan.space.dimensions]
         return [trial.id, status, f"{epoch}/{self.state.plan.epochs}", "" if score is None else f"{score:.4f}", *shown]
 
 
 def _shown(value: Any) -> str:
+    if value is None:
+        return "auto"
     if isinstance(value, tuple):
         return ",".join(map(str, value))
     return f"{value:.3g}" if isinstance(value, float) else str(value)

@@ -1,7 +1,7 @@
 """`twofold sweep`: many configurations of the ordinary training job, and the best of them. The main flow.
 
 Both engines do the same three things: propose a point of the space, run the job there, and stop it early or not. All
-else is here: what is checked before anything starts, the state, the status_table, and what is left behind.
+else is here: what is checked before anything starts, the sweep's state, the status table, and the results.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from job.machine import devices
 from job.runs import records
 from job.shutdown import Stop
 from job.storage import local, lock
-from tuning import report, space
+from tuning import local_ray, report, space
 from tuning.plan import Halt, Plan
 from tuning.state import START, SweepState
 from tuning.status import StatusTable
@@ -34,10 +34,10 @@ SEARCHES = {"ray": ("tpe", "random"), "keras-tuner": ("hyperband", "bayesian", "
 
 
 def check(config: SweepConfig, fixed: Collection[str] = ()) -> None:
-    """Refuse what can be refused before the photographs are there: preparing them may take an hour.
+    """Refuse what can be refused before the images are prepared, which may take an hour.
 
     Raises:
-        UserError: options or a space that can't be; what depends on the number of images is left to `sweep`.
+        UserError: options or a space that are invalid; what depends on the number of images is left to `sweep`.
     """
     base, _ = _base(config)
     _search(config)
@@ -47,16 +47,16 @@ def check(config: SweepConfig, fixed: Collection[str] = ()) -> None:
 
 
 def sweep(config: SweepConfig, fixed: Collection[str] = (), stop: Stop | None = None) -> SweepState:
-    """Search, or go on with a search that was cut off, or find it done.
+    """Search, or resume a search that was interrupted, or find it finished.
 
     Args:
         config: as the user gave it; `source.data` is a folder of shards.
         fixed: the fields of training that are the same for all trials.
-        stop: set it, and running trials are saved.
+        stop: set it, and running trials are saved. Needs no main thread.
 
     Raises:
         UserError, MachineError: see `job/errors.py`.
-        Interrupted: `stop` was set; the same call goes on.
+        Interrupted: `stop` was set; the same call resumes.
     """
     check(config, fixed)
     stop = Stop() if stop is None else stop
@@ -86,7 +86,7 @@ def sweep(config: SweepConfig, fixed: Collection[str] = (), stop: Stop | None = 
                 if not halt and (stop or time.monotonic() > until):
                     halt.set()
                     if console.drawing:
-                        console.log("stopping: the trials under way are saved")
+                        console.log("stopping: saving the running trials")
                 status_table.tick()
 
             try:
@@ -110,9 +110,9 @@ def _space_file(config: SweepConfig) -> Path | None:
 def _base(config: SweepConfig) -> tuple[Config, Path]:
     """The starting configuration, with absolute folders, and the shards."""
     if not config.output.out:
-        raise UserError("--out", "no folder given for the sweep", "add --out SWEEP")
+        raise UserError("--out", "no sweep folder given", "add --out SWEEP")
     if config.sweep.first_rung > config.schedule.epochs:
-        raise UserError("--first-rung", f"{config.sweep.first_rung} lies beyond --epochs {config.schedule.epochs}", "give at most that")
+        raise UserError("--first-rung", f"{config.sweep.first_rung} is more than --epochs {config.schedule.epochs}", "give at most that")
     for flag, given in (
         ("--dry-run", config.run.dry_run),
         ("--show-augment", config.run.show_augment),
@@ -134,7 +134,7 @@ def _search(config: SweepConfig) -> str:
     if search not in SEARCHES[engine]:
         raise UserError("--search", f"{engine} has no {search}", f"use one of {', '.join(SEARCHES[engine])}, or another --engine")
     if engine == "keras-tuner" and (config.sweep.concurrent or 1) > 1:
-        raise UserError("--concurrent", "keras-tuner runs one trial at a time", "leave it out, or use --engine ray")
+        raise UserError("--concurrent", "keras-tuner runs one trial at a time", "remove it, or use --engine ray")
     return search
 
 
@@ -155,9 +155,12 @@ def _engine(config: SweepConfig, stop: Stop) -> Iterator[tuple[Callable[..., Non
 
         yield engine_kerastuner.search, devices.cores(), len(devices.present())
         return
-    from tuning import engine_ray
+    with ExitStack() as stack:
+        cluster = os.environ.get("RAY_ADDRESS", "")
+        own = stack.enter_context(local_ray.started(devices.cores())) if cluster in ("", "local") else None
+        from tuning import engine_ray  # takes seconds, in which Ray starts
 
-    with engine_ray.cluster(devices.cores(), stop) as resources:
+        resources = stack.enter_context(engine_ray.connected(cluster if own is None else own(), stop))
         yield engine_ray.search, int(resources.get("CPU", 1)), resources.get("GPU", 0)
 
 
@@ -169,21 +172,18 @@ def _shares(config: SweepConfig, base: Config, cores: int, gpus: float) -> dict[
     if base.machine.gpus == "none":
         share = 0.0
     if not gpus:
-        devices.select(base.machine.gpus, [])  # what train refuses, a sweep refuses too
+        devices.select(base.machine.gpus, [])  # a sweep refuses what train refuses
     if cpus > cores:
-        raise MachineError("--cpus-per-trial", f"{cpus} asked for, there are {cores}", f"give at most {cores}")
+        raise MachineError(f"--cpus-per-trial {cpus}", f"there are {counted(cores, 'core')}", f"give at most {cores}")
     if share > gpus:
         there = f"there are {gpus:g}" if gpus else "there is no GPU on this machine"
-        fix = f"give at most {gpus:g}" if gpus else "leave it out to train on the CPU"
+        fix = f"give at most {gpus:g}" if gpus else "remove it to train on the CPU"
         raise MachineError(f"--gpus-per-trial {share:g}", there, fix)
     if share > 1 and share != int(share):
-        raise UserError("--gpus-per-trial", f"{share:g} is neither a share of one GPU nor a whole number", "give 0.5, 1 or 2, say")
+        raise UserError("--gpus-per-trial", f"{share:g} is neither a share of one GPU nor a whole number", "give 0.5, 1 or 2, for example")
     most = 1 if one_at_a_time else max(1, min(cores // cpus, int(gpus / share) if share else cores))
     concurrent = min(options.concurrent or most, most)
-    memory = base.feed.memory
-    if memory is None and "RAY_ADDRESS" not in os.environ:  # on a cluster each machine's own is not known here
-        memory = round(devices.free_memory() / 2 / concurrent / 2**30, 2)
-    return dict(concurrent=concurrent, gpus=share, cpus=cpus, memory=memory)
+    return dict(concurrent=concurrent, gpus=share, cpus=cpus)
 
 
 def _settings(plan: Plan, config: SweepConfig, fingerprint: str) -> dict[str, Any]:
@@ -202,33 +202,35 @@ def _announce(plan: Plan, state: SweepState, config: SweepConfig, shards: manife
         f"compared by {plan.monitor} on {validation.records:,}: {how}, {config.sweep.engine}"
     )
     share = f"{counted(plan.cpus, 'core')}" + (f" and {plan.gpus:g} GPU" if plan.gpus else "")
-    console.log(f"searching {', '.join(d.name for d in plan.space.dimensions)}; {plan.concurrent} at once, {share} each")
+    console.log(f"searching {', '.join(d.name for d in plan.space.dimensions)}; {counted(plan.concurrent, 'trial')} at once, {share} each")
     if config.sweep.time_budget:
-        console.log(f"stopping after {duration(seconds(config.sweep.time_budget))}; a later start goes on")
+        console.log(f"stopping after {duration(seconds(config.sweep.time_budget))}; rerun the same command to resume")
     if state.trials:
-        console.log(f"going on: {len(state.ended)} ended before, {len(state.unfinished)} under way")
+        console.log(f"resuming: {len(state.ended)} trials already ended, {len(state.unfinished)} interrupted")
 
 
 def _tell(state: SweepState, late: bool) -> None:
-    """Say what came out.
+    """Log the result.
 
     Raises:
-        UserError: no trial has a figure.
+        UserError: all trials failed.
     """
     plan, best = state.plan, state.best
     failed = [t for t in state.ended if t.status == "failed"]
     if best is None:
         if failed:
-            raise UserError("sweep", f"all {len(failed)} trials failed, the first so: {failed[0].reason}", "mend it, and start a new --out")
-        console.log("the time budget ended before the first epoch; the same command goes on")
+            raise UserError(
+                "sweep", f"all {len(failed)} trials failed, the first with: {failed[0].reason}", "correct that, and start a new --out"
+            )
+        console.log("the time budget is used up before the first epoch; rerun the same command to resume")
         return
     if late and len(state.ended) < plan.trials:
-        console.log(f"the time budget is over after {len(state.ended)} of {plan.trials} trials; a later start goes on")
-    name, before = plan.monitor.replace("_", " "), state.score(state.trials[START])
+        console.log(f"the time budget is used up after {len(state.ended)} of {plan.trials} trials; rerun the same command to resume")
+    name, start = plan.monitor.replace("_", " "), state.score(state.trials[START])
     if best.id == START:
-        found = f"no trial was better than the starting configuration: {name} {before:.4f} on validation"
+        found = f"no trial is better than the starting configuration: {name} {start:.4f} on validation"
     else:
-        beside = "" if before is None else f", the starting configuration {before:.4f}"
+        beside = "" if start is None else f"; the starting configuration has {start:.4f}"
         found = f"best {name} {state.score(best):.4f} on validation (trial {best.id}){beside}"
     console.log(f"{found}; {counted(state.spent, 'step')} in all")
-    console.log(f"train it with: twofold train --config {plan.out / report.BEST} --out RUN; table and image in {plan.out}")
+    console.log(f"train it with: twofold train --config {plan.out / report.BEST} --out RUN; table and plots are in {plan.out}")

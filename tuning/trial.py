@@ -19,13 +19,14 @@ from typing import Any
 
 from job.config.schema import Config
 from job.console import console
-from job.errors import Interrupted, JobError, MachineError, from_os_error
+from job.errors import Interrupted, JobError, MachineError, OutOfMemory, from_os_error
+from job.machine import memory
 from job.runs import checkpoints, records
 from job.runs.records import Epoch, Summary
 from job.shutdown import Stop
 from job.storage import local, lock
 
-WAIT = 60.0  # seconds for the process of an earlier start to let go of the run folder
+WAIT = 60.0  # seconds for the process of an earlier start to release the run folder
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class Outcome:
 
 
 def run(config: Config, on_epoch: Callable[[Epoch], Any], stop: Stop) -> Outcome:
-    """Train. What the libraries print goes to the run's log file.
+    """Train. What the job and the libraries print goes to the run's log file.
 
     Args:
         config: the trial's own.
@@ -46,32 +47,35 @@ def run(config: Config, on_epoch: Callable[[Epoch], Any], stop: Stop) -> Outcome
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
     folder = Path(config.output.out)
-    console.quiet = True
     try:
         local.make_folder(folder)
-        with _output_to(folder / "log.txt"):
-            try:
-                return Outcome(_train(config, on_epoch, stop).status)
-            except Interrupted:
-                return Outcome("interrupted")
-            except JobError:
-                raise
-            except Exception:
-                traceback.print_exc()
-                raise
-            finally:
-                _forget()
+        with console.silenced(), _output_to(folder / records.LOG):
+            return _outcome(config, on_epoch, stop)
+    except OSError as error:
+        return _of_os_error(error)
+
+
+def _outcome(config: Config, on_epoch: Callable[[Epoch], Any], stop: Stop) -> Outcome:
+    try:
+        return Outcome(_train(config, on_epoch, stop).status)
+    except Interrupted:
+        return Outcome("interrupted")
+    except OutOfMemory as error:  # another configuration may fit
+        return Outcome("failed", str(error))
     except MachineError as error:
         return Outcome("fault", str(error))
     except JobError as error:
         return Outcome("failed", str(error))
-    except MemoryError:
-        return Outcome("failed", "out of memory")
-    except OSError as error:
-        known = from_os_error(error)
-        return Outcome("fault", str(known)) if known else Outcome("failed", _words(error))
     except Exception as error:
-        return Outcome("failed", _words(error))
+        traceback.print_exc()
+        return _of_os_error(error) if isinstance(error, OSError) else Outcome("failed", _words(error))
+    finally:
+        _clear()
+
+
+def _of_os_error(error: OSError) -> Outcome:
+    known = from_os_error(error)
+    return Outcome("fault", str(known)) if known else Outcome("failed", _words(error))
 
 
 def _train(config: Config, on_epoch: Callable[[Epoch], Any], stop: Stop) -> Summary:
@@ -88,16 +92,14 @@ def _train(config: Config, on_epoch: Callable[[Epoch], Any], stop: Stop) -> Summ
 
 
 def _words(error: Exception) -> str:
-    first = str(error).strip().splitlines()[:1]
-    if type(error).__name__ == "ResourceExhaustedError":
-        return f"out of memory on the device ({first[0][:200] if first else ''})"
-    return f"{type(error).__name__}: {first[0][:300] if first else ''}"
+    first = (str(error).strip().splitlines() or [""])[0][:300]
+    return f"out of memory ({first})" if memory.is_out_of_memory(error) else f"{type(error).__name__}: {first}"
 
 
-def _forget() -> None:
+def _clear() -> None:
     """Leave nothing of a trial behind in a process that runs another one after it."""
     if "keras" in sys.modules:
-        import keras
+        from job.machine.libraries import keras
 
         keras.backend.clear_session()
     gc.collect()
@@ -128,12 +130,13 @@ def inherit(parent: Path, child: Path) -> None:
     if (child / records.CONFIG).exists():
         return
     shutil.rmtree(child, ignore_errors=True)
-    local.make_folder(child / "checkpoints")
-    newest = checkpoints.newest(parent / "checkpoints")
+    local.make_folder(child / records.CHECKPOINTS)
+    newest = checkpoints.newest(parent / records.CHECKPOINTS)
     if newest is None:
         return
-    best = newest.state.best_step
-    for step in {newest.state.step, newest.state.step if best is None else best}:
-        shutil.copytree(checkpoints.path(parent / "checkpoints", step), checkpoints.path(child / "checkpoints", step))
+    wanted = (newest.state.step, newest.state.best_step)
+    for step in (step for step in checkpoints.steps(parent / records.CHECKPOINTS) if step in wanted):
+        source = checkpoints.path(parent / records.CHECKPOINTS, step)
+        shutil.copytree(source, checkpoints.path(child / records.CHECKPOINTS, step))
     shutil.copy2(parent / records.METRICS, child / records.METRICS)
     shutil.copy2(parent / records.CONFIG, child / records.CONFIG)

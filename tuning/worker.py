@@ -5,20 +5,23 @@ For KerasTuner; Ray has workers of its own.
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
+from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
 
 from job.config.schema import Config
 from job.runs.records import Epoch
-from tuning import trial
+from tuning import process, trial
 from tuning.plan import Halt
+
+SECONDS = 10.0  # for a worker to leave by itself
 
 
 class Worker:
@@ -26,70 +29,71 @@ class Worker:
 
     def __init__(self, out: Path) -> None:
         self._out = out
-        self._process: Any = None
+        self._process: subprocess.Popen[bytes] | None = None
         self._pipe: Connection | None = None
 
     def run(self, config: Config, on_epoch: Callable[[Epoch], None], tick: Callable[[], None]) -> trial.Outcome:
         """Run a trial and wait for it; `tick` is called twice a second."""
-        if self._process is None or not self._process.is_alive():
+        if self._process is None or self._process.poll() is not None:
+            self.close()
             self._start()
+        assert self._process is not None
         assert self._pipe is not None
         try:
             self._pipe.send(config)
             while True:
                 tick()
                 if self._pipe.poll(0.5):
-                    said = self._pipe.recv()
-                    if isinstance(said, trial.Outcome):
-                        return said
-                    on_epoch(said)
+                    answer = self._pipe.recv()
+                    if isinstance(answer, trial.Outcome):
+                        return answer
+                    on_epoch(answer)
         except (EOFError, BrokenPipeError, ConnectionResetError):
-            self._process.join()
-            return trial.Outcome("failed", _death(self._process.exitcode))
+            return trial.Outcome("failed", _death(self._process.wait()))
 
     def _start(self) -> None:
-        context = multiprocessing.get_context("spawn")  # a fork would inherit the threads and locks of TensorFlow
-        self._pipe, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(theirs, self._out, os.getpid()), daemon=True)
-        self._process.start()
-        theirs.close()
+        self._pipe, theirs = Pipe()
+        with theirs:
+            self._process = process.start(
+                "tuning.worker", (self._out, theirs.fileno(), os.getpid()), (theirs.fileno(),),
+                stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+            )  # fmt: skip
 
     def close(self) -> None:
         if self._process is not None and self._pipe is not None:
             self._pipe.close()
-            self._process.join(10)
-            if self._process.is_alive():
+            try:
+                self._process.wait(SECONDS)
+            except subprocess.TimeoutExpired:
                 self._process.kill()
-                self._process.join()
+                self._process.wait()
             self._process = None
 
 
-def _death(code: int | None) -> str:
-    if code is not None and code < 0:
+def _death(code: int) -> str:
+    if code < 0:
         name = signal.Signals(-code).name
         return f"its process was killed ({name})" + (", perhaps for memory" if name == "SIGKILL" else "")
     return f"its process left with exit code {code}"
 
 
-def _serve(pipe: Connection, out: Path, parent: int) -> None:
-    """The worker's main loop."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the sweep's: it asks through the halt file
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+def main(out: Path, descriptor: int, parent: int) -> None:
+    """Run the trials that come through the pipe, until it closes."""
     threading.Thread(target=_die_with, args=(parent,), daemon=True).start()
-    halt = Halt(out)
-
-    def on_epoch(epoch: Epoch) -> None:
-        pipe.send(epoch)
-
+    pipe, halt = Connection(descriptor), Halt(out)
     while True:
         try:
             config = pipe.recv()
         except EOFError:
             return
-        pipe.send(trial.run(config, on_epoch, halt))
+        pipe.send(trial.run(config, pipe.send, halt))
 
 
 def _die_with(parent: int) -> None:
     while os.getppid() == parent:
         time.sleep(1)
     os._exit(1)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))

@@ -19,7 +19,7 @@ _KEPT_FIRST = {"test": 0, "validation": 1, "train": 2}
 
 @dataclass(frozen=True)
 class Examined:
-    """A labelled image after decoding: `sha256` of the source file; `fault` is why it did not decode, or empty."""
+    """A labelled image after decoding: `sha256` of the source file; `fault` is why it cannot be decoded, or empty."""
 
     key: str
     label: int
@@ -30,7 +30,7 @@ class Examined:
 
 @dataclass(frozen=True)
 class AuditResult:
-    """`kept` images, and (key, reason) of those set aside; `bad` counts the ones that did not decode."""
+    """`kept` images, and (key, reason) of those excluded (`aside`); `bad` counts those that cannot be decoded."""
 
     kept: list[Examined]
     aside: list[tuple[str, str]]
@@ -38,7 +38,7 @@ class AuditResult:
 
 
 def audit(images: Iterable[Examined]) -> AuditResult:
-    """Set aside what does not decode, the copies of an image, and images that stand under both labels."""
+    """Exclude what cannot be decoded, the copies of an image, and images that stand under both labels."""
     kept: list[Examined] = []
     aside: list[tuple[str, str]] = []
     bad = 0
@@ -54,7 +54,7 @@ def audit(images: Iterable[Examined]) -> AuditResult:
         first = copies[0]
         if len({p.label for p in copies}) > 1:
             others = {p.key: next(o.key for o in copies if o.label != p.label) for p in copies}
-            aside += [(p.key, f"the same image stands under the other class as {others[p.key]}") for p in copies]
+            aside += [(p.key, f"the same image is also in the other class, as {others[p.key]}") for p in copies]
             continue
         kept.append(first)
         aside += [(p.key, f"a copy of {first.key}") for p in copies[1:]]
@@ -62,7 +62,7 @@ def audit(images: Iterable[Examined]) -> AuditResult:
 
 
 def write_report(folder: Path, aside: Iterable[tuple[str, str]]) -> Path:
-    """Write `report/set-aside.csv`: file and reason of each image set aside."""
+    """Write `report/set-aside.csv`: file and reason of each image excluded."""
     text = io.StringIO()
     rows = csv.writer(text, lineterminator="\n")
     rows.writerow(("file", "reason"))

@@ -78,13 +78,13 @@ def read(folder: Path) -> Manifest:
     """Read a manifest and check that its shards are there in full size.
 
     Raises:
-        UserError: the data set is missing, unfinished, of another version or damaged.
+        UserError: the data set is missing, unfinished, of another version or corrupt.
     """
     path = folder / NAME
     if not path.is_file():
         if unfinished(folder):
-            raise UserError(str(folder), "this data set is unfinished", "run the same twofold prepare again")
-        raise UserError(str(folder), f"has no {NAME}, so it is no data set", "make one with twofold prepare")
+            raise UserError(str(folder), "this data set is unfinished", "rerun the same twofold prepare to finish it")
+        raise UserError(str(folder), f"is not a data set: {NAME} not found", "make one with twofold prepare")
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(document, dict) or document.get("format") != FORMAT:
@@ -103,7 +103,7 @@ def read(folder: Path) -> Manifest:
         if document["fingerprint"] != manifest.fingerprint:
             raise UserError(str(path), "was changed after it was written", "prepare the data again")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(str(path), f"is damaged ({error})", "prepare the data again") from None
+        raise UserError(str(path), f"is corrupt ({error})", "prepare the data again") from None
     for split in splits.values():
         for shard in split.shards:
             _check_size(folder, shard)
@@ -129,6 +129,6 @@ def verify(folder: Path, shards: tuple[Shard, ...]) -> None:
     for shard in shards:
         if local.sha256_of(folder / shard.file) != shard.sha256:
             raise UserError(
-                str(folder / shard.file), "its SHA-256 differs from the manifest's, so it is damaged",
+                str(folder / shard.file), "its SHA-256 differs from the manifest's, so it is corrupt",
                 "prepare the data again, or copy it again",
             )  # fmt: skip

@@ -1,7 +1,7 @@
-"""Pixels: decode, resize, encode, and how an image of any shape becomes the model's square. OpenCV, no TensorFlow.
+"""Pixels: decode, resize, encode, and how an image of any shape takes the network's input size. OpenCV, no TensorFlow.
 
-The way of an image is the same for training, evaluation and prediction: `stored` turns a file into the JPEG that a
-shard holds, `square` turns that JPEG into what the model sees. Nothing else in this project decodes an image.
+Training, evaluation and prediction share this path: `stored` turns a file into the JPEG that a shard holds, `square`
+turns that JPEG into what the network sees. Nothing else in this project decodes an image.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ cv2.setNumThreads(1)  # images are decoded side by side by the caller's threads
 
 
 class Undecodable(ValueError):
-    """A file that is no image, or a damaged one; its text is the reason."""
+    """A file that is not an image, or a corrupt one; its text is the reason."""
 
 
 def decode(data: bytes) -> Image:
@@ -43,6 +43,7 @@ def decode(data: bytes) -> Image:
 
     Raises:
         Undecodable: with the reason.
+        MemoryError: the image does not fit into memory.
     """
     if not data:
         raise Undecodable("the file is empty")
@@ -59,6 +60,8 @@ def decode(data: bytes) -> Image:
                 return _upright(_over_white(image, multiplied), _orientation(exif[0]) if exif else 1)
         image = cv2.imdecode(buffer, cv2.IMREAD_COLOR_RGB)
     except cv2.error as error:
+        if error.code == cv2.Error.StsNoMem:  # the machine's fault: the image may be a good one
+            raise MemoryError(error.err) from None
         raise Undecodable(f"does not decode ({error.err or 'OpenCV refuses it'})") from None
     if image is None:
         raise Undecodable(_reason(data))
@@ -110,14 +113,14 @@ def _upright(image: Image, orientation: int) -> Image:
 
 def _reason(data: bytes) -> str:
     if data[:2] == b"\xff\xd8":
-        return "the JPEG is cut short or damaged" if data[-2:] != b"\xff\xd9" else "the JPEG is damaged"
+        return "the JPEG is truncated or corrupt" if data[-2:] != b"\xff\xd9" else "the JPEG is corrupt"
     if data[:4] == b"\x89PNG":
-        return "the PNG is cut short or damaged"
+        return "the PNG is truncated or corrupt"
     if data[:4] == b"RIFF":
-        return "the WebP is cut short or damaged"
+        return "the WebP is truncated or corrupt"
     if data[:5].lower() in (b"<html", b"<!doc"):
         return "it is a web page, not an image"
-    return "it is no image that can be read, or damaged"
+    return "it is not an image that can be read, or it is corrupt"
 
 
 def reduce(image: Image, side: int) -> Image:
@@ -148,10 +151,10 @@ def stored(data: bytes, side: int) -> bytes:
 
 
 def square(jpeg: bytes, size: int) -> Image:
-    """A stored JPEG as the model's square: the whole image, squeezed to uint8 [size, size, 3], RGB.
+    """A stored JPEG at the network's input size: the whole image, resized to uint8 [size, size, 3], RGB.
 
-    The whole image, since what tells the classes apart may lie at its edge; squeezed, since bars would be seen as
-    content. Each pixel is the mean over the area that it covers, in both directions; `Resizing(interpolation="area")`
+    The whole image, since what tells the classes apart may lie at its edge; its aspect ratio is not kept, since bars
+    would be seen as content. Each pixel is the mean over the area that it covers, in both directions; `Resizing(interpolation="area")`
     does the same in `model.keras`.
     """
     return squeeze(decode(jpeg), size)

@@ -13,7 +13,7 @@ import struct
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import google_crc32c
 import numpy as np
@@ -136,12 +136,21 @@ def write(folder: Path, name: str, records: Iterable[Record]) -> Shard:
 
 
 class Reader:
-    """Direct access to the records of some shards, numbered through. Safe to use from several threads."""
+    """Direct access to the records of some shards, numbered through. Safe to use from several threads.
+
+    It holds a descriptor for each shard until `close`, or the end of its `with`.
+    """
 
     def __init__(self, folder: Path, shards: Sequence[Shard]) -> None:
         self._paths = [folder / shard.file for shard in shards]
         self._places = [self._read_index(folder, shard) for shard in shards]
-        self._files = [os.open(path, os.O_RDONLY) for path in self._paths]
+        self._files: list[int] = []
+        try:
+            for path in self._paths:
+                self._files.append(os.open(path, os.O_RDONLY))
+        except OSError:
+            self.close()
+            raise
         self._starts = np.cumsum([0] + [len(places) for places in self._places])
 
     @staticmethod
@@ -154,8 +163,8 @@ class Reader:
             ends = np.cumsum(places[:, 1] + (_HEADER + _FOOTER))
             if len(places) and (places[:, 1].min() < 0 or ends[-1] != shard.bytes or (places.sum(axis=1) + _FOOTER != ends).any()):
                 raise ValueError("its places do not fit the shard")
-        except Exception as error:  # NumPy's reader of a damaged header raises errors of many kinds
-            raise UserError(str(folder / shard.index), f"is damaged ({error})", "prepare the data again") from None
+        except Exception as error:  # NumPy's reader of a corrupt header raises errors of many kinds
+            raise UserError(str(folder / shard.index), f"is corrupt ({error})", "prepare the data again") from None
         return places
 
     def __len__(self) -> int:
@@ -171,7 +180,7 @@ class Reader:
         """Read one record, its CRC checked.
 
         Raises:
-            UserError: the record is damaged.
+            UserError: the record is corrupt.
         """
         shard, offset, length = self._place(number)
         framed = os.pread(self._files[shard], length + _FOOTER, offset)
@@ -190,6 +199,13 @@ class Reader:
             yield digest.decode() if tail.startswith(_LAST) and _HEX.fullmatch(digest) else self[number].sha256
 
     def close(self) -> None:
-        for descriptor in self._files:
+        """Give the descriptors back; a second call does nothing. No thread may read meanwhile."""
+        files, self._files = self._files, []
+        for descriptor in files:
             os.close(descriptor)
-        self._files = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

@@ -1,4 +1,4 @@
-"""Stored images as squares, by number: decoded by threads, kept in memory as far as it goes."""
+"""The feed that decodes with threads and keeps decoded images in memory, as far as the memory for them goes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from job.feeds.interface import Batch
 
 
 class MemoryFeed:
-    """The images of some shards as uint8 [size, size, 3] squares with their labels, by number.
+    """The images of some shards, uint8 [size, size, 3], with their labels, by number.
 
     An image is decoded when first asked for; the first `cache_bytes` worth of them stay in memory.
     """
@@ -31,7 +31,7 @@ class MemoryFeed:
         return len(self.reader)
 
     def gather(self, numbers: npt.NDArray[np.int64]) -> Batch:
-        """The squares, uint8 [n, size, size, 3], and labels, float32 [n], of these records."""
+        """The images, uint8 [n, size, size, 3], and labels, float32 [n], of these records."""
         images = np.empty((len(numbers), self.size, self.size, 3), np.uint8)
         cached = numbers < len(self._cache)
         known = np.zeros(len(numbers), bool)

@@ -1,4 +1,4 @@
-"""Order and randomness: pure functions of (seed, step), so that a resumed run goes on as if never stopped.
+"""Order and randomness: pure functions of (seed, step), so that a resumed run equals one that never stopped.
 
 Only `random_raw` of NumPy's Philox is used: its stream is fixed, while that of the distributions may change between
 NumPy's versions.

@@ -40,16 +40,20 @@ class Inference:
         return self.network.model(tf.cast(images, tf.float32), training=False)[:, 0]
 
     def logits(self, images: Any) -> Any:
-        """float32 [n] of uint8 [n, size, size, 3], n up to `batch`; a smaller batch is padded and the rest dropped.
+        """float32 [n] of uint8 [n, size, size, 3].
 
         Raises:
-            OutOfMemory: the batch does not fit.
+            OutOfMemory: a batch does not fit.
         """
         with memory.guard(f"inference of {self.batch} images of {self.size} px", lambda free: memory.MORE):
-            padded = np.zeros((self.batch, *images.shape[1:]), np.uint8)
-            padded[: len(images)] = images
-            parts = self._run(strategy.divide(self.distribution, padded))
-            return strategy.gather(self.distribution, parts)[: len(images)]
+            return np.concatenate([self._logits(images[first : first + self.batch]) for first in range(0, len(images), self.batch)])
+
+    def _logits(self, images: Any) -> Any:
+        """Those of one batch; a smaller one is padded and the rest dropped."""
+        padded = np.zeros((self.batch, *images.shape[1:]), np.uint8)
+        padded[: len(images)] = images
+        parts = self._run(strategy.divide(self.distribution, padded))
+        return strategy.gather(self.distribution, parts)[: len(images)]
 
     def over(self, feed: Feed, advance: Callable[[int], None] = lambda count: None) -> tuple[Any, Any]:
         """Labels and logits, float32 [n] each, of all records in their order."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import re
 import sys
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -30,6 +32,8 @@ def guard(where: str, fix: Callable[[int], str]) -> Iterator[None]:
     except Exception as error:
         if isinstance(error, OutOfMemory) or not is_out_of_memory(error):
             raise
+        traceback.clear_frames(error.__traceback__)  # they hold batches, which would count as taken
+        gc.collect()
         free = _free()
         raise OutOfMemory(where, f"out of memory ({free / 2**30:.1f} GiB are free)", fix(free)) from None
 

@@ -97,7 +97,8 @@ class Summary:
 
 
 def _validated(metrics: Metrics) -> dict[str, Any]:
-    return {f"val_{name}": value for name, value in asdict(metrics).items()}
+    """Flat, as JSON has it: a metric that is no number is null, since NaN is no JSON."""
+    return {f"val_{name}": None if value != value else value for name, value in asdict(metrics).items()}
 
 
 def _validation(document: dict[str, Any]) -> Metrics:

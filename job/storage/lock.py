@@ -6,11 +6,18 @@ import errno
 import fcntl
 import os
 import socket
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
+from job.console import console
 from job.errors import UserError
+
+WAIT = 0.2  # seconds between two tries for a lock that is waited for
+_warned: set[int] = set()  # file systems
+_NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
 
 
 class InUse(UserError):
@@ -18,26 +25,61 @@ class InUse(UserError):
 
 
 @contextmanager
-def only_writer(folder: Path) -> Iterator[None]:
-    """Hold the folder against a second writer. The lock dies with this process, however it ends."""
-    path = folder / ".lock"
-    file = path.open("a+", encoding="utf-8")
-    try:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno not in (errno.EAGAIN, errno.EACCES):
-                raise
-            file.seek(0)
-            holder = file.read().strip() or "another process"
-            raise InUse(str(folder), f"is in use by {holder}", "wait for it, stop it, or name another --out") from None
+def only_writer(folder: Path, waiting: Callable[[str], None] | None = None) -> Iterator[None]:
+    """Hold the folder against a second writer. The lock dies with this process, however it ends.
+
+    Args:
+        waiting: called with who holds the folder, again and again until it is free; what it raises ends the wait.
+
+    Raises:
+        InUse: another process holds the folder, and `waiting` is not given.
+    """
+    while (file := _locked(folder, waiting)) is None:
+        if waiting is not None:
+            time.sleep(WAIT)
+    with file:
         file.seek(0)
         file.truncate()
         file.write(f"process {os.getpid()} on {socket.gethostname()}")
         file.flush()
         yield
-    finally:
+
+
+def _locked(folder: Path, waiting: Callable[[str], None] | None) -> IO[str] | None:
+    """The lock's file, held; None where the lock is to be tried again."""
+    path = folder / ".lock"
+    try:
+        file = path.open("a+", encoding="utf-8")
+    except FileNotFoundError:  # deleted by a start that failed
+        folder.mkdir(parents=True, exist_ok=True)
+        file = path.open("a+", encoding="utf-8")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
+            return file
+    except FileNotFoundError:  # its last holder deleted it with the folder
+        pass
+    except OSError as error:
+        if error.errno in _NO_LOCKS:
+            _warn_without_locks(folder, os.fstat(file.fileno()).st_dev)
+            return file
+        if error.errno not in (errno.EAGAIN, errno.EACCES):
+            file.close()
+            raise
+        file.seek(0)
+        who = file.read().strip() or "another process"
         file.close()
+        if waiting is None:
+            raise InUse(str(folder), f"is in use by {who}", "wait for it, stop it, or give another --out") from None
+        waiting(who)
+    file.close()
+    return None
+
+
+def _warn_without_locks(folder: Path, device: int) -> None:
+    if device not in _warned:
+        _warned.add(device)
+        console.log(f"warning: the file system of {folder} has no locks: start no second process on this folder")
 
 
 def holder(folder: Path) -> str | None:

@@ -1,7 +1,7 @@
 """Augmentation on the device: pure functions of images and numbers drawn beforehand.
 
 Nothing is drawn here: each row of `noise` holds what is random for one image, so the result does not depend on
-the device, on XLA, or on how the batch is divided. Shapes: B images, S side of the given squares, T side wanted.
+the device, on XLA, or on how the batch is divided. Shapes: B images, S side of the given images, T the training resolution.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Schedules: the learning rate and the size of the square at each step."""
+"""Schedules: the learning rate and the training resolution at each step."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def learning_rate(config: Resolved, step: int, steps: int) -> float:
 
 
 def train_size(config: Resolved, step: int, steps: int) -> int:
-    """The square trained at in a step, px."""
+    """The training resolution of a step, px."""
     sizes, grow_at = config.schedule.train_sizes, config.schedule.grow_at
     return sizes[bisect.bisect_right([share * steps for share in grow_at], step)]
 

@@ -16,6 +16,9 @@ class Folder:
     def __init__(self, root: Path) -> None:
         self.root = root
 
+    def files(self) -> list[Path]:
+        return [self.root / entry.name for entry in self.entries()]
+
     def entries(self) -> list[Entry]:
         names = []
         for folder, inner, files in os.walk(self.root, onerror=_unreadable):
@@ -29,13 +32,11 @@ class Folder:
             try:
                 yield entry.name, (self.root / entry.name).read_bytes()
             except FileNotFoundError:
-                raise UserError(
-                    str(self.root / entry.name), "is a link to nothing, or was just deleted", "delete it, and try again"
-                ) from None
+                raise UserError(str(self.root / entry.name), "is a broken link, or was just deleted", "delete it and rerun") from None
 
 
 def _unreadable(error: OSError) -> None:
-    raise UserError(str(error.filename), f"can't be listed ({error.strerror})", "change its permissions")
+    raise UserError(str(error.filename), f"cannot be listed ({error.strerror})", "change its permissions")
 
 
 class SingleImage:
@@ -43,6 +44,9 @@ class SingleImage:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+
+    def files(self) -> list[Path]:
+        return [self.path]
 
     def entries(self) -> list[Entry]:
         return [Entry(self.path.name)]

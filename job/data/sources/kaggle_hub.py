@@ -1,7 +1,8 @@
-"""A data set or a competition of Kaggle, through Kaggle's own package: `kaggle:owner/dataset`, `kaggle:competition/NAME`.
+"""A data set or a competition of Kaggle: `kaggle:owner/dataset`, `kaggle:competition/NAME`.
 
-The package retries and resumes; it checks no content, prints at will and leaves through SystemExit. Here its words
-are kept from the terminal, its faults are worded, and what it brought is tested before anyone reads it.
+Kaggle's own package signs in and asks where the archive is; it prints at will, waits for ever and leaves through
+SystemExit, so it is kept from the terminal and asked in a thread. The archive itself comes as any other from the web,
+resumed and stoppable, and is tested before anyone reads it.
 """
 
 from __future__ import annotations
@@ -12,85 +13,94 @@ import sys
 import zipfile
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
+from contextlib import closing, contextmanager, redirect_stderr, redirect_stdout, suppress
+from importlib.util import find_spec
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from job.console import console
+from job.data.sources import web
 from job.errors import JobError, MachineError, UserError
+from job.shutdown import Stop
 from job.storage import local
 
-TIMEOUT = 60.0  # seconds without a byte
+TIMEOUT = 60.0  # seconds without an answer
 _TEXT = re.compile(r"kaggle:([\w-]+)/([\w-]+)")
 _TOKEN = "make a token on kaggle.com under Settings, API, and put it in KAGGLE_API_TOKEN, ~/.kaggle/access_token or kaggle.json"
-_AGAIN = "run the same command again: the download goes on where it stopped"
 _DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, ValueError, RuntimeError)  # RuntimeError: a bit flipped in a header
 
 
-def download(text: str, scratch: Path) -> Path:
+def download(text: str, scratch: Path, stop: Stop) -> Path:
     """Fetch the archive of a data set or a competition into `scratch`, or find it there.
 
     Raises:
-        UserError: the text, the package, the token or its rights are not in order, or the archive is damaged.
-        MachineError: Kaggle or the network stays away, or the disk is too small.
+        UserError: the text, the package, the token or its rights are not in order, or the archive is corrupt.
+        MachineError: Kaggle or the network does not answer, or the disk is too small.
+        Interrupted: `stop` was set; the same call resumes.
     """
     match = _TEXT.fullmatch(text)
     if not match:
-        raise UserError(text, "names nothing on Kaggle", "write kaggle:owner/dataset or kaggle:competition/NAME")
+        raise UserError(text, "is not a name on Kaggle", "write kaggle:owner/dataset or kaggle:competition/NAME")
     owner, name = match.groups()
     target = scratch / "kaggle" / owner / f"{name}.zip"  # the owner's folder tells equal names apart
-    if target.exists() and not _marker(target).exists():
+    if target.exists():
         if _is_whole(target):
-            console.log(f"{text} was downloaded before: SHA-256 {local.sha256_of(target)}")
+            console.log(f"{text} is already downloaded: SHA-256 {local.sha256_of(target)}")
             return target
         target.unlink()
     local.make_folder(target.parent)
     console.log(f"downloading {text}")
-    _fetch(text, owner, name, target)
-    if not target.exists():
-        raise MachineError(text, "Kaggle sent no zip archive", f"download it by hand from {_page(owner, name)} and give the file")
-    if not _is_whole(target):
-        _discard(target)
-        raise UserError(text, "the archive is damaged and was deleted", "download it again with the same command")
-    console.log(f"downloaded {local.size(target.stat().st_size)}, SHA-256 {local.sha256_of(target)}")
+    part = web.fetch(_address(text, owner, name, stop), target, text, stop)
+    if not _is_whole(part):
+        web.discard(part)
+        raise UserError(text, "the archive is corrupt and was deleted", "rerun to download it again")
+    console.log(f"downloaded {local.size(part.stat().st_size)}, SHA-256 {local.sha256_of(part)}")
+    local.rename(part, target)
+    web.discard(part)
     return target
 
 
-def _fetch(text: str, owner: str, name: str, target: Path) -> None:
+def _address(text: str, owner: str, name: str, stop: Stop) -> str:
+    """Where the archive is, as Kaggle tells it to this user; the address is signed, so it is for no eye."""
+    if find_spec("kaggle") is None:
+        raise UserError(text, "the kaggle package is not installed", "run: pip install 'twofold[kaggle]'")
+    import requests
+    import urllib3
+
     with _kept_quiet():
-        package = _package(text)
-        import requests
-        import urllib3
-
-        with _bounded(requests.Session):
-            try:
-                api = _signed_in(text, package)
-                _check_space_in(api)
-                if owner == "competition":
-                    api.competition_download_files(name, path=str(target.parent), quiet=True)
-                else:
-                    api.dataset_download_files(f"{owner}/{name}", path=str(target.parent), quiet=True)
-            except requests.HTTPError as error:
-                raise _refusal(text, owner, name, error.response.status_code if error.response is not None else 0) from None
-            except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
-                raise MachineError(text, f"Kaggle can't be reached ({type(error).__name__})", f"check the network and {_AGAIN}") from None
-            except ValueError:  # its word for another size; a retry may have written an error page into the file
-                _discard(target)
-                raise MachineError(text, "what Kaggle sent has not the size that it announced", "run the same command again") from None
+        try:
+            with closing(web.watched(lambda: [_ask(text, owner, name)], stop, TIMEOUT)) as asked:
+                hops = next(asked)
+        except requests.HTTPError as error:
+            status = error.response.status_code if error.response is not None else 0
+            raise _refusal(text, owner, name, status) from None
+        except (requests.RequestException, urllib3.exceptions.HTTPError, TimeoutError) as error:
+            what = f"Kaggle cannot be reached ({type(error).__name__})"
+            raise MachineError(text, what, "check the network and rerun to resume") from None
+    for old, new in pairwise(hops):
+        web.refuse_downgrade(text, old, new)
+    if owner == "competition" and not hops[-1].partition("?")[0].endswith(".zip"):
+        raise MachineError(text, "Kaggle sent no zip archive", f"download it by hand from {_page(owner, name)} and give the file")
+    return hops[-1]
 
 
-def _package(text: str) -> Any:
+def _ask(text: str, owner: str, name: str) -> list[str]:
+    """The addresses that lead to the archive: those of the answer that Kaggle's client would download itself."""
     try:
-        import requests
-
-        with _bounded(requests.Session):
-            from kaggle import KaggleApi  # it signs in on import, so not before it is needed
-    except ImportError:
-        raise UserError(text, "the kaggle package is not installed", "run: pip install 'twofold[kaggle]'") from None
+        from kaggle.api.kaggle_api_extended import KaggleApi  # the package goes to the network as soon as it is imported
     except OSError as error:
-        what = f"the kaggle package can't make its folder {error.filename}"
+        what = f"the kaggle package cannot make its folder {error.filename}"
         raise UserError(text, what, "set KAGGLE_CONFIG_DIR to a folder that can be written") from None
-    return KaggleApi
+    api = _signed_in(text, KaggleApi)
+    answers: list[Any] = []
+    api.download_file = lambda response, *_: answers.append(response)
+    if owner == "competition":
+        api.competition_download_files(name, path="", force=True)
+    else:
+        api.dataset_download_files(f"{owner}/{name}", path="", force=True)
+    with answers[0] as answer:
+        return [hop.url for hop in (*answer.history, answer)]
 
 
 def _signed_in(text: str, package: Any) -> Any:
@@ -106,26 +116,13 @@ def _signed_in(text: str, package: Any) -> Any:
     except requests.RequestException:
         raise
     except (OSError, ValueError):  # their words hold the token
-        raise UserError(text, "the Kaggle token can't be read, or holds a stray character", _TOKEN) from None
+        raise UserError(text, "the Kaggle token cannot be read, or holds a stray character", _TOKEN) from None
     values = api.config_values
     if values.get(api.CONFIG_NAME_TOKEN) or (values.get(api.CONFIG_NAME_USER) and values.get(api.CONFIG_NAME_KEY)):
         return api
     if token:
         raise UserError(text, "Kaggle refuses the token", _TOKEN)
     raise UserError(text, "no Kaggle credentials found", _TOKEN)
-
-
-def _check_space_in(api: Any) -> None:
-    """Have the client look for room before it writes: the size is known only then."""
-    fetch = api.download_file
-
-    def checked(response: Any, outfile: str, *rest: Any) -> None:
-        path = Path(outfile)
-        have = path.stat().st_size if path.exists() else 0
-        local.require_space(path.parent, int(response.headers.get("Content-Length") or 0) - have, "the download")
-        fetch(response, outfile, *rest)
-
-    api.download_file = checked
 
 
 def _refusal(text: str, owner: str, name: str, status: int) -> JobError:
@@ -137,7 +134,7 @@ def _refusal(text: str, owner: str, name: str, status: int) -> JobError:
     if status in (403, 404):
         return UserError(text, f"Kaggle shows your account nothing of this name ({status})", f"check that {page} opens")
     if status == 429 or status >= 500:
-        return MachineError(text, f"Kaggle answers {status}", f"wait a while and {_AGAIN}")
+        return MachineError(text, f"Kaggle answers {status}", "wait a while and rerun to resume")
     return UserError(text, f"Kaggle refuses the request ({status})", f"check that {page} opens")
 
 
@@ -145,19 +142,9 @@ def _page(owner: str, name: str) -> str:
     return f"https://www.kaggle.com/competitions/{name}" if owner == "competition" else f"https://www.kaggle.com/datasets/{owner}/{name}"
 
 
-def _marker(target: Path) -> Path:
-    """What the kaggle package keeps beside a download that has not ended."""
-    return target.with_name(target.name + ".kaggle-partial")
-
-
-def _discard(target: Path) -> None:
-    target.unlink(missing_ok=True)
-    _marker(target).unlink(missing_ok=True)
-
-
-def _is_whole(target: Path) -> bool:
+def _is_whole(path: Path) -> bool:
     try:
-        with zipfile.ZipFile(target) as archive:
+        with zipfile.ZipFile(path) as archive:
             return archive.testzip() is None
     except _DAMAGE:
         return False
@@ -171,21 +158,3 @@ def _kept_quiet() -> Iterator[None]:
             yield
     finally:
         sys.stdin = stdin
-
-
-@contextmanager
-def _bounded(session: Any) -> Iterator[None]:
-    """The package waits for ever on a connection gone silent, and leaves those that failed open: bound both."""
-    send, answers = session.send, []
-
-    def limited(self: Any, request: Any, **options: Any) -> Any:
-        answers.append(send(self, request, **{**options, "timeout": options.get("timeout") or TIMEOUT}))
-        return answers[-1]
-
-    session.send = limited
-    try:
-        yield
-    finally:
-        session.send = send
-        for answer in answers:
-            answer.close()

@@ -19,6 +19,9 @@ class Table:
     def __init__(self, path: Path) -> None:
         self.path = path
 
+    def files(self) -> list[Path]:
+        return [self.path, *(self.path.parent / entry.name for entry in self.entries())]
+
     def entries(self) -> list[Entry]:
         try:
             return self._entries()
@@ -40,7 +43,7 @@ class Table:
                 before = found.setdefault(name, entry)
                 if before != entry:
                     what = "label" if before.label != label else "split"
-                    raise UserError(f"{self.path} line {number}", f"{name} stands here a second time with another {what}", "keep one")
+                    raise UserError(f"{self.path} line {number}", f"{name} is listed a second time with another {what}", "keep one")
         return list(found.values())
 
     def _column(self, header: dict[str, str], known: tuple[str, ...]) -> str:
@@ -57,4 +60,4 @@ class Table:
             try:
                 yield entry.name, (self.path.parent / entry.name).read_bytes()
             except (FileNotFoundError, IsADirectoryError):
-                raise UserError(str(self.path), f"lists {entry.name}, which is not there", "paths are relative to the CSV") from None
+                raise UserError(str(self.path), f"lists {entry.name}, which is not found", "paths are relative to the CSV") from None
