@@ -168,7 +168,11 @@ def test_float16s_scale_doubles_after_so_many_finite_steps_and_halves_on_overflo
         return float(step.state["loss/scale"]), float(step.state["loss/good_steps"])
 
     assert [after(4.0)] + [after() for _ in range(6)] == [(4, 1), (4, 2), (8, 0), (8, 1), (8, 2), (16, 0), (16, 1)]
+    before = step.arrays()
     assert after(2.0**40) == (2.0**39, 0)  # an overflow, and the count begins anew
+    for name, array in step.arrays().items():
+        if name not in ("loss/scale", "loss/good_steps"):
+            np.testing.assert_array_equal(array, before[name], err_msg=name)
     assert [after(4.0), after(), after()] == [(4, 1), (4, 2), (8, 0)]
     assert after(float("inf"))[1] == 0
     step.state["weights/head/bias"].assign([np.inf])
