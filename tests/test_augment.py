@@ -87,17 +87,14 @@ def test_no_rotation_is_the_identity_and_a_half_turn_of_the_range_moves(images: 
     assert np.abs(turned - plain).mean() > 5
 
 
-def test_rotation_is_in_degrees(images: Any) -> None:
-    turned, _ = _apply(images, np.ones((6, augment.COLUMNS), np.float32), rotate=30)  # noise of 1 is the largest angle
+def test_rotation_turns_by_its_share_of_the_degrees(images: Any, noise: Any) -> None:
+    noise[:, 5] = 1.0
     plain, _ = _apply(images)
-    np.testing.assert_allclose(turned, augment._rotate(plain, np.full(6, np.pi / 6, np.float32), 16), atol=0.5)
-
-
-def test_a_quarter_turn_is_exact(images: Any) -> None:
-    angle = np.full(6, np.pi / 2, np.float32)
-    source = images[:, :16, :16].astype(np.float32)
-    turned = augment._rotate(source, angle, 16).numpy()
-    np.testing.assert_allclose(turned, np.rot90(source, axes=(1, 2)), atol=0.1)
+    turned, _ = _apply(images, noise, rotate=90)
+    np.testing.assert_allclose(turned, np.rot90(plain, axes=(1, 2)), atol=0.1)
+    noise[:, 5] = 0.0
+    turned, _ = _apply(images, noise, rotate=90)
+    np.testing.assert_allclose(turned, np.rot90(plain, -1, axes=(1, 2)), atol=0.1)
 
 
 def test_colours_stay_in_range_and_grey_has_no_saturation(images: Any, noise: Any) -> None:

@@ -1,4 +1,4 @@
-"""The feed: squares by number, with and without memory; work ahead in order, errors handed over."""
+"""The feed: images by number, with and without memory; work ahead in order, errors handed over."""
 
 from __future__ import annotations
 
@@ -25,24 +25,24 @@ def reader(shards: Path) -> Any:
 
 
 @pytest.mark.parametrize("kept", [0, 7, 10_000])
-def test_squares_are_the_same_with_any_cache(reader: Reader, kept: int) -> None:
-    squares = MemoryFeed(reader, 24, 3, kept * 24 * 24 * 3)
+def test_images_are_the_same_with_any_cache(reader: Reader, kept: int) -> None:
+    feed = MemoryFeed(reader, 24, 3, kept * 24 * 24 * 3)
     numbers = np.array([5, 0, 5, len(reader) - 1, 3])
     expected = np.stack([pixels.square(reader[int(n)].image, 24) for n in numbers])
     for _ in range(2):
-        images, labels = squares.gather(numbers)
+        images, labels = feed.gather(numbers)
         np.testing.assert_array_equal(images, expected)
         np.testing.assert_array_equal(labels, [reader[int(n)].label for n in numbers])
-    squares.close()
+    feed.close()
 
 
 def test_a_cached_image_is_not_read_again(reader: Reader, monkeypatch: pytest.MonkeyPatch) -> None:
-    squares = MemoryFeed(reader, 24, 1, 10**8)
-    first, _ = squares.gather(np.arange(len(reader)))
+    feed = MemoryFeed(reader, 24, 1, 10**8)
+    first, _ = feed.gather(np.arange(len(reader)))
     monkeypatch.setattr(pixels, "square", lambda *a: pytest.fail("decoded twice"))
-    again, _ = squares.gather(np.arange(len(reader)))
+    again, _ = feed.gather(np.arange(len(reader)))
     np.testing.assert_array_equal(first, again)
-    squares.close()
+    feed.close()
 
 
 def test_a_damaged_record_is_an_error_of_the_taker(shards: Path, tmp_path: Path) -> None:
@@ -51,11 +51,11 @@ def test_a_damaged_record_is_an_error_of_the_taker(shards: Path, tmp_path: Path)
     data[40] ^= 1
     (tmp_path / made.file).write_bytes(data)
     (tmp_path / made.index).write_bytes((shards / made.index).read_bytes())
-    squares = MemoryFeed(Reader(tmp_path, [made]), 24, 2, 0)
-    batches = ahead(lambda step: squares.gather(np.arange(made.records)), 0, 3)
+    feed = MemoryFeed(Reader(tmp_path, [made]), 24, 2, 0)
+    batches = ahead(lambda step: feed.gather(np.arange(made.records)), 0, 3)
     with pytest.raises(UserError, match="record 0 fails its checksum"):
         next(batches)
-    squares.close()
+    feed.close()
 
 
 def test_ahead_keeps_the_order_and_stops_when_the_taker_leaves() -> None:

@@ -1,4 +1,4 @@
-"""The learning rate and the square, step by step."""
+"""The learning rate and the training resolution, step by step."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_cosine_by_hand() -> None:
     assert rates == pytest.approx([2.0, 1 + 0.5**0.5, 1.0, 1 - 0.5**0.5])
 
 
-def test_constant_after_the_rise() -> None:
+def test_constant_after_the_warmup() -> None:
     assert _rates(8, lr=0.1, warmup=0.25, decay="constant") == pytest.approx([0.05] + 7 * [0.1])
 
 
@@ -50,12 +50,12 @@ def test_rises_then_falls_and_never_reaches_zero(decay: str, warmup: float, step
         assert max(rates) == pytest.approx(peak)
 
 
-def test_squares_grow_at_their_shares() -> None:
+def test_resolutions_grow_at_their_shares() -> None:
     config = _config(train_sizes=(32, 48, 64), grow_at=(0.5, 0.8), size=64)
     assert [train_size(config, step, 10) for step in range(10)] == [32] * 5 + [48] * 3 + [64] * 2
 
 
-def test_one_square_stays() -> None:
+def test_one_resolution_stays() -> None:
     config = _config(model="classic", size=64)
     assert {train_size(config, step, 7) for step in range(7)} == {64}
 
