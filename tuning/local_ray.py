@@ -34,7 +34,7 @@ def started(cores: int) -> Iterator[Callable[[], str]]:
         MachineError: no folder that Ray could use; or, by the function, Ray did not start.
     """
     folder, held = _folder()
-    with _environment(RAY_AUTH_MODE="disabled", RAY_grpc_enable_http_proxy="0", RAY_ADDRESS=""):
+    with _environment(RAY_AUTH_MODE="disabled", RAY_ADDRESS="", grpc_proxy="", https_proxy="", http_proxy=""):
         head = process.start(
             "tuning.local_ray", (cores, folder), (held,),
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
@@ -66,7 +66,10 @@ def started(cores: int) -> Iterator[Callable[[], str]]:
 
 @contextmanager
 def _environment(**variables: str) -> Iterator[None]:
-    """Set variables, which Ray reads in this process and in its own, and restore them afterwards."""
+    """Set variables, which Ray reads in this process and in its own, and restore them afterwards.
+
+    An empty proxy is none: Ray's processes talk to each other alone, and nothing in a trial needs the network.
+    """
     before = {name: os.environ.get(name) for name in variables}
     os.environ.update(variables)
     try:
