@@ -1,4 +1,4 @@
-"""The networks: any size, width, depth; weights from (seed, path); the twin; whitening."""
+"""The networks: any size, width, depth; weights from (seed, path); the inference copy; whitening."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ CLASSIC = dict(model="classic", size=32, filters=(4, 8), dense=(16, 8))
 @pytest.mark.parametrize(
     "values", [RESIDUAL, CLASSIC, {**RESIDUAL, "depth": 2, "kernel": 5, "dropout": 0.2}, {**CLASSIC, "batchnorm": False, "depth": 2}]
 )
-def test_the_twins_have_the_same_variables_and_answers(values: dict[str, Any]) -> None:
+def test_the_inference_copy_has_the_same_variables_and_answers(values: dict[str, Any]) -> None:
     options = Model(**values)
-    to_train, to_judge = build_network(options, 3, "float32"), build_network(options, 3)
-    trained, judged = variables_of(to_train), variables_of(to_judge)
-    assert {p: tuple(v.shape) for p, v in trained.items()} == {p: tuple(v.shape) for p, v in judged.items()}
+    to_train, to_infer = build_network(options, 3, "float32"), build_network(options, 3)
+    trained, copied = variables_of(to_train), variables_of(to_infer)
+    assert {p: tuple(v.shape) for p, v in trained.items()} == {p: tuple(v.shape) for p, v in copied.items()}
     for path, variable in trained.items():
-        np.testing.assert_array_equal(variable.numpy(), judged[path].numpy(), err_msg=path)
-    assert {type(layer).__module__.split(".")[0] for layer in to_judge.model.layers} == {"keras"}
+        np.testing.assert_array_equal(variable.numpy(), copied[path].numpy(), err_msg=path)
+    assert {type(layer).__module__.split(".")[0] for layer in to_infer.model.layers} == {"keras"}
     images = np.random.default_rng(0).uniform(0, 255, (3, 32, 32, 3)).astype(np.float32)
     noise = np.full((3, max(1, to_train.noise_columns)), 0.99, np.float32)
     ours = to_train.model([images, noise], training=False)
     if not options.dropout:
-        np.testing.assert_allclose(ours, to_judge.model(images, training=False), atol=1e-5)
+        np.testing.assert_allclose(ours, to_infer.model(images, training=False), atol=1e-5)
 
 
 def test_weights_follow_the_seed_and_the_path_alone() -> None:
@@ -85,7 +85,7 @@ def test_whitening_of_one_colour_stays_finite() -> None:
     assert np.isfinite(whiten(np.full((3, 64, 64, 3), 90, np.uint8))).all()
 
 
-def test_the_exported_model_squares_any_image_as_evaluation_does() -> None:
+def test_the_exported_model_resizes_any_image_as_evaluation_does() -> None:
     from job.data import pixels
 
     network = build_network(Model(**RESIDUAL), 1)

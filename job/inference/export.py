@@ -1,4 +1,4 @@
-"""`model.keras`: the best model for everyone who has Keras, written whole, and how far it stands from ours."""
+"""`model.keras`: the best model for everyone who has Keras, written whole, and how much its probabilities differ from ours."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def write(folder: Path, config: Resolved, weights: dict[str, Any]) -> None:
 
 
 def apart(folder: Path, predictions: Iterable[tuple[bytes, float]]) -> str:
-    """How far the written file's probabilities stand from ours, in words.
+    """How much the written file's probabilities differ from ours, in words.
 
     Args:
         folder: the run's.

@@ -52,7 +52,7 @@ class Trained:
         """Open a run.
 
         Raises:
-            UserError: the folder is no run, has no checkpoint yet, or is damaged.
+            UserError: the folder is not a run's, it has no checkpoint yet, or all are damaged.
         """
         config = records.read_config(folder)
         summary = records.read_summary(folder)
