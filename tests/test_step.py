@@ -16,8 +16,8 @@ from tests.stepping import PLAIN, SIZE, make_batch, make_step
 
 
 def _in_a_process_of_its_own(case: str, folder: Path) -> None:
-    script = str(Path(__file__).with_name("replicas.py"))
-    subprocess.run([sys.executable, script, case, str(folder)], check=True, capture_output=True, timeout=300)
+    command = [sys.executable, "-m", "tests.replicas", case, str(folder)]
+    subprocess.run(command, cwd=Path(__file__).parents[1], check=True, capture_output=True, timeout=300)
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +44,7 @@ def test_the_comparison_finds_a_missing_all_reduce(taken: Any) -> None:
     assert any(not np.allclose(silent[name], turns[name], rtol=1e-5, atol=1e-6) for name in turns if "moving" in name)
 
 
+@pytest.mark.slow
 def test_xla_gives_the_same_steps(taken: Any, tmp_path: Path) -> None:
     _in_a_process_of_its_own("xla", tmp_path)
     compiled = np.load(tmp_path / "xla.npz")
