@@ -97,7 +97,7 @@ MUTANTS = (
     Mutant("every step has one noise", ORDER, 'derive(seed, "noise", step)', 'derive(seed, "noise", 0)', "tests/test_order.py"),
     Mutant("an epoch loses its last images", ORDER, "-(-records * epoch // batch)", "records * epoch // batch", "tests/test_order.py"),
     Mutant("the cache is filled with another image", MEMORY, "self._cache[number] = images[place]", "self._cache[number] = images[0]", "tests/test_feed.py"),
-    Mutant("the reader stays open", MEMORY, "        self.reader.close()\n", "        pass\n", f"{RESUME}::test_a_run_leaves_no_descriptor_open"),
+    Mutant("the reader stays open", MEMORY, "        self.reader.close()\n", "        pass\n", "tests/test_trials.py::test_trials_one_after_another_leave_no_descriptor_open"),
     Mutant("the loss is of the other class", METRICS, "np.logaddexp(0, logits) - labels * logits", "np.logaddexp(0, logits) - (1 - labels) * logits", "tests/test_metrics.py"),
     Mutant("ties count in full", METRICS, "(counts - 1) / 2", "(counts - 1)", "tests/test_metrics.py"),
     Mutant("Wilson's interval without its centre", METRICS, "centre = (share + z2 / (2 * total)) / (1 + z2 / total)", "centre = share", "tests/test_metrics.py"),

@@ -176,16 +176,6 @@ def test_who_was_killed_does_not_seem_to_run(stopped: Path, tmp_path: Path) -> N
     assert 0 <= time.time() - summary.updated < 3600
 
 
-def test_a_run_leaves_no_descriptor_open(shards: Path, tmp_path: Path) -> None:
-    def descriptors() -> int:
-        return len(os.listdir("/proc/self/fd"))
-
-    train(small(shards, tmp_path / "first", epochs=1))
-    before = descriptors()
-    train(small(shards, tmp_path / "second", epochs=1))
-    assert descriptors() == before
-
-
 def test_class_weights_do_not_shift_the_probabilities(drawn: Path, tmp_path: Path) -> None:
     """On labels that nothing tells, the best answer is the share of positives, in evaluate and in model.keras."""
     import keras

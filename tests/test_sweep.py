@@ -25,6 +25,9 @@ from tuning.state import SweepState
 from tuning.status import StatusTable
 from tuning.trial import Outcome
 
+# What does not depend on the engine is tried with one; the other one is for `make test-slow`
+ONE_ENGINE = ("ray", pytest.param("keras-tuner", marks=pytest.mark.slow))
+
 CONCURRENT = "--concurrent: keras-tuner runs one trial at a time; remove it, or use --engine ray"
 NEITHER = "is neither a share of one GPU nor a whole number; give 0.5, 1 or 2, for example"
 NO_GPU = "there is no GPU on this machine; remove it to train on the CPU"
@@ -237,7 +240,7 @@ def _same_bits_as_train(trial: Path, out: Path, *options: object) -> None:
     sweeping.same_bits(trial, out)
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", ONE_ENGINE)
 def test_trials_that_fail_are_recorded_and_the_search_continues(engine: str, shards: Path, tmp_path: Path) -> None:
     """One is killed, the others are not finite."""
     out = tmp_path / "sweep"
@@ -259,7 +262,7 @@ def test_trials_that_fail_are_recorded_and_the_search_continues(engine: str, sha
     assert stderr.count("\n") == 1
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", ONE_ENGINE)
 def test_sigterm_saves_the_running_trials_and_a_reader_that_leaves_costs_nothing(engine: str, shards: Path, tmp_path: Path) -> None:
     """In an environment that Ray finds hard: a long TMPDIR, a RAY_ADDRESS that is empty, a proxy."""
     out, running = tmp_path / "sweep", ("0001", "0002") if engine == "ray" else ("0001",)

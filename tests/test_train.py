@@ -91,6 +91,7 @@ def test_the_records_say_each_step_and_epoch_once(run: Path) -> None:
     assert (run / "curves.png").read_bytes()[:4] == b"\x89PNG"
 
 
+@pytest.mark.slow
 def test_an_epochs_rate_does_not_depend_on_the_checkpoints_within_it(shards: Path, tmp_path: Path) -> None:
     images = manifest.read(shards).splits["train"].records
     train(small(shards, tmp_path / "run", save_every=1e-9))

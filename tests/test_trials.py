@@ -62,6 +62,7 @@ def _full(path: str) -> OSError:
 )
 def test_how_a_trial_ends_is_an_outcome(error: BaseException, outcome: Outcome, tmp_path: Path, monkeypatch: Any, capfd: Any) -> None:
     monkeypatch.setattr("job.train.train", _raise(error))
+    monkeypatch.setattr(trial, "_clear", lambda: None)  # it takes seconds, and there is nothing to forget
     assert trial.run(build(Config, dict(out=str(tmp_path / "run"))), lambda epoch: False, Stop()) == outcome
     assert not console.quiet, "the console of the process that runs trials is left quiet"
     assert "a library prints" not in capfd.readouterr().out
@@ -73,6 +74,7 @@ def test_out_of_memory_within_tensorflow_is_a_failed_trial(tmp_path: Path, monke
 
     error = tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor with shape[9,9]\n" + "more\n" * 70)
     monkeypatch.setattr("job.train.train", _raise(error))
+    monkeypatch.setattr(trial, "_clear", lambda: None)  # it takes seconds, and there is nothing to forget
     outcome = trial.run(build(Config, dict(out=str(tmp_path / "run"))), lambda epoch: False, Stop())
     assert outcome == Outcome("failed", "out of memory (OOM when allocating tensor with shape[9,9])")
 
