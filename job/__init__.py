@@ -1,3 +1,3 @@
-"""The training job: photographs to shards, shards to a model, a model to predictions."""
+"""The training job: images to shards, shards to a model, a model to predictions."""
 
 __version__ = "0.1.0"

@@ -147,11 +147,11 @@ def _prepared(config: Config, source: str, folder: Path, stop: Stop) -> str:
     from job.data import manifest
     from job.prepare import prepared_shards
     from job.runs import records
-    from tuning.state import NAME as SWEEP
+    from tuning.state import first_trial
 
     if manifest.unfinished(Path(source)):
         manifest.read(Path(source))  # words the error
-    started = any((folder / name).exists() for name in (records.CONFIG, SWEEP))
+    started = next((run for run in (folder, first_trial(folder)) if (run / records.CONFIG).exists()), None)
     return str(prepared_shards(replace(config, data=source), folder, stop, started))
 
 

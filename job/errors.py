@@ -46,7 +46,12 @@ class Interrupted(Exception):
     """Stopped by a signal, with everything saved; rerun to resume (exit code 75)."""
 
 
-def from_os_error(error: OSError) -> MachineError | None:
+_FILE_SYSTEM = (
+    errno.EIO, errno.ESTALE, errno.EBUSY, errno.EAGAIN, errno.ETIMEDOUT, errno.ENOLCK, errno.EHOSTDOWN, errno.ENOTCONN, errno.EREMOTEIO,
+)  # fmt: skip
+
+
+def from_os_error(error: OSError) -> JobError | None:
     """The errors of a disk in house form; None where the error is of another kind."""
     where = str(error.filename or "disk")
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -57,6 +62,8 @@ def from_os_error(error: OSError) -> MachineError | None:
         return MachineError(where, "permission denied", "change its permissions or name another folder")
     if error.errno in (errno.EMFILE, errno.ENFILE):
         return MachineError(where, "too many open files", "raise the limit with ulimit -n")
-    if error.errno in (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENOLCK, errno.EHOSTDOWN, errno.ENOTCONN, errno.EREMOTEIO):
+    if error.errno == errno.ENAMETOOLONG:
+        return UserError(f"{where[:60]}...", "the name is too long", "give a shorter one")
+    if error.errno in _FILE_SYSTEM:
         return MachineError(where, f"the file system failed ({os.strerror(error.errno)})", "check the disk or the mount, then rerun")
     return None

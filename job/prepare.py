@@ -1,4 +1,4 @@
-"""`twofold prepare`: photographs of two classes become TFRecord shards with a manifest.
+"""`twofold prepare`: images of two classes become TFRecord shards with a manifest.
 
 Pass one reads the sources in their own order; all cores hash, decode, shrink and encode, and the JPEGs go to a
 spool file in `--out/.work`. Pass two drops what `job/data/audit.py` excludes, cuts the splits by content hash, and
@@ -13,6 +13,7 @@ import re
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -61,6 +62,9 @@ def prepare(sources: Sequence[str], config: PrepareConfig, stop: Stop | None = N
     settings = _settings(sources, config.prepare)
     if manifest.exists(folder):
         return _finished(folder, settings)
+    for text in sources:
+        if not is_remote(text) and not Path(text).exists():
+            open_source(text, folder)  # words the error, before a folder is made
     local.make_folder(folder)
     with lock.only_writer(folder, _waiting(folder, stop) if wait else None):
         if manifest.exists(folder):  # another process was quicker
@@ -73,19 +77,20 @@ def prepare(sources: Sequence[str], config: PrepareConfig, stop: Stop | None = N
         return made
 
 
-def prepared_shards(config: Config, folder: Path, stop: Stop, started: bool) -> Path:
+def prepared_shards(config: Config, folder: Path, stop: Stop, started: Path | None) -> Path:
     """The shards of a `--data` that is a source: prepared once, into the cache or into the folder of the run or sweep.
 
     Args:
         folder: of the run or sweep.
-        started: it was started before; it keeps the shards that it has, also where their source has changed or is gone.
+        started: a run that has begun there (of a sweep, its first trial): its shards are kept, also where their source
+            has changed or is gone.
     """
     text, cache = config.source.data, config.feed.cache
     own = folder / records.DATA
-    if started:
-        if (folder / records.CONFIG).exists():
-            summary = records.read_summary(folder)
-            own = records.find_data(folder, records.read_config(folder), "" if summary is None else summary.fingerprint)
+    if started is not None:
+        if not manifest.exists(own):
+            summary = records.read_summary(started)
+            own = records.find_data(started, records.read_config(started), "" if summary is None else summary.fingerprint)
         if manifest.exists(own):
             _compare(own, text)
             return own
@@ -122,6 +127,9 @@ def _finished(folder: Path, settings: dict[str, Any]) -> manifest.Manifest:
         elif before != value:
             raise UserError(str(folder), f"holds a data set prepared with {name} = {before!r}, not {value!r}", fix)
     console.log(f"{folder} is already prepared")
+    if (folder / ".work").exists():  # of a process that was killed when all was done
+        with suppress(lock.InUse), lock.only_writer(folder):
+            local.remove_tree(folder / ".work")
     return found
 
 

@@ -51,9 +51,9 @@ def signals(stop: Stop) -> Iterator[None]:
         if stop and number == signal.SIGINT:
             os._exit(INTERRUPTED)
         stop.set()
-        if console.drawing:  # a line of ours would break the drawing; who draws says that it stops
+        if console.drawing or console.quiet:  # a line of ours would break the drawing; who draws says that it stops
             return
-        line = console.worded("stopping: finishing the current step and saving")
+        line = console.worded("stopping" if console.to_stderr else "stopping: finishing the current step and saving")
         with suppress(OSError, ValueError, AttributeError):  # print may be active in this very thread: it cannot be entered again
             os.write(console.stream.fileno(), line.encode() + b"\n")
 

@@ -74,7 +74,7 @@ def _job(root: Path, stop: Stop) -> dict[str, Any]:
         raise ProofError("smoke", f"the interrupted run did not resume to its end ({second.status})", "")
     figures = evaluate(root / "run", build(EvaluateConfig, {}), stop)
     if abs(figures["accuracy"] - second.accuracy) > 1e-9:
-        raise ProofError("smoke", f"evaluate says {figures['accuracy']}, train said {second.accuracy}", "")
+        raise ProofError("smoke", f"evaluate gives {figures['accuracy']}, train gave {second.accuracy}", "")
     lines = list(predict(root / "run", [str(root / "images" / "rings")], build(PredictConfig, {"format": "csv"}), stop))
     rings = sum(line.split(",")[1] == "rings" for line in lines[1:])
     console.log(f"smoke: predict finds {rings:,} of {len(lines) - 1:,} rings")

@@ -69,10 +69,9 @@ def train(
     folder = Path(config.output.out).absolute()
     given = resume.given_of(config) if given is None else given
     before = records.read_summary(folder)
-    if before is not None and before.status == "done":
+    if before is not None and before.status == "done" and not (config.run.show_augment or config.run.dry_run):
         resume.merge(folder, config, given)  # what differs is refused
-        accuracy = "" if before.validation is None else f": validation accuracy {before.validation.accuracy:.4f}"
-        console.log(f"{folder} is already finished{accuracy}")
+        console.log(f"{folder} is already finished")
         return before
     config, data = resume.configuration(folder, config, given, before)
     shards = manifest.read(data)
@@ -98,7 +97,9 @@ def train(
             state = restore(run, latest)
             reporter.announce(run, latest)
             with closing(RunLog(folder, state.step, state.epoch)) as log:
-                return _go(Loop(run, state, log, Saver(run), stop, started), on_epoch)
+                if latest is not None:
+                    log.draw()  # a kill may have come before this was done
+                return _go(Loop(run, state, log, Saver(run, state), stop, started), on_epoch)
 
 
 def _go(loop: Loop, on_epoch: Callable[[Epoch], Any] | None) -> Summary:
@@ -113,7 +114,7 @@ def _go(loop: Loop, on_epoch: Callable[[Epoch], Any] | None) -> Summary:
         return saver.summarise(state, status)
     except BaseException as error:
         with suppress(OSError):  # the first fault is the one to tell
-            saver.summarise(state, "interrupted" if isinstance(error, KeyboardInterrupt) else "failed")
+            saver.summarise(saver.saved, "interrupted" if isinstance(error, KeyboardInterrupt) else "failed")
         raise
 
 
@@ -136,7 +137,7 @@ def _write_setup(folder: Path, config: Config, resolved: Resolved, chosen: Devic
 def _recorded(config: Config, data: Path, shards: manifest.Manifest) -> dict[str, Any]:
     """What `config.toml` says of folders and of how the data was prepared: absolute, and as it was."""
     named = config.source.data
-    if Path(named).exists():
+    if named and Path(named).exists():
         named = str(Path(named).absolute())
     elif data != Path(config.output.out).absolute() / records.DATA:  # the shards were moved
         named = str(data)

@@ -355,6 +355,7 @@ def test_options_of_prepare_must_say_what_ready_shards_are(tmp_path: Path) -> No
         return effects.check_prepared(_asked("train", *argv), settings, ("cats", "dogs"), "shards")
 
     assert check("--side=160", "--val=0.1", "--positive=dogs") == ""
+    assert effects.check_prepared(_asked("train", "--positive=Dog"), {**settings, "positive": "Dog"}, ("cats", "dogs"), "shards") == ""
     for flag, was in (
         ("--side=99", "160"),
         ("--val=0.2", "0.1"),

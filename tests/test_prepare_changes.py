@@ -103,11 +103,11 @@ def _config(data: Path | str, cache: str = "", **values: Any) -> Config:
 
 def test_a_cache_has_an_entry_for_each_state_of_a_source(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pets, run, cache = draw_pets(tmp_path / "pets", 5), tmp_path / "run", str(tmp_path / "cache")
-    first = prepared_shards(_config(pets, cache), run, Stop(), started=False)
-    assert prepared_shards(_config(pets, cache), run, Stop(), started=False) == first
+    first = prepared_shards(_config(pets, cache), run, Stop(), started=None)
+    assert prepared_shards(_config(pets, cache), run, Stop(), started=None) == first
     assert f"{first} is already prepared\n" in capsys.readouterr().out
     draw_pets(pets, 2, first=50)
-    second = prepared_shards(_config(pets, cache), run, Stop(), started=False)
+    second = prepared_shards(_config(pets, cache), run, Stop(), started=None)
     assert second != first
     assert [manifest.read(path).splits["train"].records for path in (first, second)] == [10, 14]
     assert first.parent == second.parent == tmp_path / "cache"
@@ -115,13 +115,13 @@ def test_a_cache_has_an_entry_for_each_state_of_a_source(tmp_path: Path, capsys:
 
 def test_a_started_run_keeps_its_shards_whatever_became_of_their_source(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pets, run = draw_pets(tmp_path / "pets", 5), tmp_path / "run"
-    own = prepared_shards(_config(pets), run, Stop(), started=False)
+    own = prepared_shards(_config(pets), run, Stop(), started=None)
     assert own == run / "data"
     before = bytes_of(own)
 
     def kept(data: Path | str) -> str:
         capsys.readouterr()
-        assert prepared_shards(_config(data), run, Stop(), started=True) == own
+        assert prepared_shards(_config(data), run, Stop(), started=run) == own
         assert bytes_of(own) == before
         return capsys.readouterr().out
 
@@ -137,17 +137,17 @@ def test_a_started_run_keeps_its_shards_whatever_became_of_their_source(tmp_path
     )
     for other in (str(draw_pets(tmp_path / "others", 5, first=70)), "kaggle:owner/set"):
         with pytest.raises(UserError) as caught:
-            prepared_shards(_config(other), run, Stop(), started=True)
+            prepared_shards(_config(other), run, Stop(), started=run)
         assert str(caught.value) == f"--data: {other} is not what this was started with: {pets}; remove it to resume, or give a new --out"
 
 
 def test_a_started_run_keeps_its_entry_of_the_cache(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pets, run, cache = draw_pets(tmp_path / "pets", 5), tmp_path / "run", str(tmp_path / "cache")
-    own = prepared_shards(_config(pets, cache), run, Stop(), started=False)
+    own = prepared_shards(_config(pets, cache), run, Stop(), started=None)
     run.mkdir()
     records.write_config(run, _config(own, cache))
     draw_image(pets / "cats" / "new.png", 999)
-    assert prepared_shards(_config(pets, cache), run, Stop(), started=True) == own
+    assert prepared_shards(_config(pets, cache), run, Stop(), started=run) == own
     assert "has changed since it was prepared" in capsys.readouterr().out
     assert os.listdir(cache) == [own.name]
 
@@ -168,9 +168,9 @@ def test_a_cache_that_another_process_fills_is_waited_for(tmp_path: Path, monkey
     monkeypatch.setattr(console, "log", log)
     with ThreadPoolExecutor(1) as pool, lock.only_writer(entry):
         with pytest.raises(Interrupted):
-            prepared_shards(config, tmp_path / "run", Soon(0.02), started=False)
+            prepared_shards(config, tmp_path / "run", Soon(0.02), started=None)
         said.clear()
-        second = pool.submit(prepared_shards, config, tmp_path / "run", Stop(), started=False)
+        second = pool.submit(prepared_shards, config, tmp_path / "run", Stop(), started=None)
         assert said.wait(5)
         assert not second.done()
         with pytest.raises(lock.InUse):  # the same --out by hand is refused as ever
@@ -178,3 +178,18 @@ def test_a_cache_that_another_process_fills_is_waited_for(tmp_path: Path, monkey
     assert second.result() == entry  # the first died, so the second prepared
     assert lines.count(f"waiting for process {os.getpid()} on {socket.gethostname()} to prepare {entry}") == 2
     assert manifest.read(entry).splits["train"].records == 10
+
+
+def test_a_source_that_is_not_there_leaves_no_folder(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no such file or folder"):
+        prepared(tmp_path / "petz", tmp_path / "set")
+    assert not (tmp_path / "set").exists()
+
+
+def test_what_a_kill_after_the_end_left_is_removed_at_the_next_start(tmp_path: Path) -> None:
+    pets, out = draw_pets(tmp_path / "pets", 5), tmp_path / "set"
+    prepared(pets, out, val=0, test=0)
+    (out / ".work").mkdir()
+    (out / ".work" / "spool").write_bytes(b"much")
+    prepared(pets, out, val=0, test=0)
+    assert not (out / ".work").exists()

@@ -110,7 +110,7 @@ def test_the_summary_names_the_new_best_before_the_old_one_is_deleted(monkeypatc
         seen.append((state.best_step, checkpoints.steps(self.folder)))
 
     monkeypatch.setattr(Saver, "summarise", summarise)
-    saver = Saver(Run())  # type: ignore[arg-type]
+    saver = Saver(Run(), State(fingerprint="f"))  # type: ignore[arg-type]
     for step in (1, 2, 3, 4):
         saver.save(State(fingerprint="f", step=step, best_step=step))
     assert [best in there and (best - 1 in there or best == 1) for best, there in seen if best is not None] == [True] * 4
@@ -118,6 +118,23 @@ def test_the_summary_names_the_new_best_before_the_old_one_is_deleted(monkeypatc
     for step in (5, 6, 7):
         saver.save(State(fingerprint="f", step=step, best_step=4))
     assert checkpoints.steps(saver.folder) == [7, 6, 4], "the best is kept, however old"
+
+
+def test_a_checkpoint_just_written_outlives_the_damaged_ones_beyond_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    class Run:
+        folder = tmp_path
+        step = type("Step", (), {"arrays": staticmethod(lambda: {"weights/a": np.zeros(1)})})
+
+    monkeypatch.setattr(Saver, "summarise", lambda *arguments: None)
+    saver = Saver(Run(), State(fingerprint="f"))  # type: ignore[arg-type]
+    for step in (200, 300, 400):
+        saver.save(State(fingerprint="f", step=step, best_step=200))
+    saver.save(State(fingerprint="f", step=250, best_step=200))  # resumed from 200, since 300 and 400 were damaged
+    assert checkpoints.steps(saver.folder) == [250, 200]
+    assert saver.saved.step == 250
+    (saver.folder / ".step-00000999.tmp").mkdir()  # of a save that was killed
+    checkpoints.prune(saver.folder, {250, 200})
+    assert {path.name for path in saver.folder.iterdir()} == {"step-00000200", "step-00000250"}
 
 
 def test_a_crash_between_the_renames_of_the_only_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

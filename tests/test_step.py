@@ -114,3 +114,10 @@ def test_a_float16_step_that_overflowed_does_not_count_for_adam() -> None:
         assert float(step.state["optimizer/updates"]) == 1.0
         moved.append(step.arrays()["weights/head/bias"] - before["weights/head/bias"])
     np.testing.assert_array_equal(moved[0], moved[1])
+
+
+def test_a_run_may_take_up_and_leave_float16() -> None:
+    whole, half = make_step(precision="float32"), make_step(precision="float16")
+    half.load(whole.arrays())
+    assert float(half.state["loss/scale"]) == SCALE
+    whole.load(half.arrays())

@@ -70,7 +70,7 @@ class _Runner:
         self, plan: Plan, state: SweepState, status_table: StatusTable, halt: Halt, worker: Worker, tick: Callable[[], None]
     ) -> None:
         self.plan, self.state, self.status_table, self.halt, self.worker, self.tick = plan, state, status_table, halt, worker, tick
-        self.fault: MachineError | None = None
+        self.fault: Exception | None = None
 
     def run(self, id: str, point: Point | None, until: int = 0, parent: str = "") -> trial.Outcome:
         known = self.state.trials.get(id)
@@ -110,7 +110,13 @@ class _Tuner(keras_tuner.engine.base_tuner.BaseTuner):  # type: ignore[misc]
         point = {name: values[name] for name in (d.name for d in self.runner.plan.space.dimensions)}
         parent = _id(values["tuner/trial_id"]) if values.get("tuner/trial_id") else ""
         id = _id(trial.trial_id)
-        outcome = self.runner.run(id, point, int(values.get("tuner/epochs", 0)), parent)
+        try:
+            outcome = self.runner.run(id, point, int(values.get("tuner/epochs", 0)), parent)
+        except _Leave:
+            raise
+        except Exception as error:  # KerasTuner would take it for the trial's and search on
+            self.runner.fault = error
+            raise _Leave from None
         score = self.runner.state.score(self.runner.state.trials[id])
         if outcome.status == "failed" or score is None:
             return math.nan  # counts as failed; FailedTrialError would print a traceback

@@ -10,6 +10,7 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from job.errors import UserError
@@ -52,6 +53,11 @@ class Trial:
     def steps(self) -> int:
         """Steps that this trial took."""
         return self.epochs[-1].step - self.inherited if self.epochs else 0
+
+
+def first_trial(out: Path) -> Path:
+    """The run folder of a sweep's first trial, the starting configuration."""
+    return out / "trials" / START
 
 
 class SweepState:

@@ -179,6 +179,8 @@ def _shares(config: SweepConfig, base: Config, cores: int, gpus: float) -> dict[
         there = f"there are {gpus:g}" if gpus else "there is no GPU on this machine"
         fix = f"give at most {gpus:g}" if gpus else "remove it to train on the CPU"
         raise MachineError(f"--gpus-per-trial {share:g}", there, fix)
+    if one_at_a_time and 0 < share < 1:
+        raise UserError("--gpus-per-trial", f"keras-tuner runs one trial at a time, not {share:g} of a GPU", "give 1, or use --engine ray")
     if share > 1 and share != int(share):
         raise UserError("--gpus-per-trial", f"{share:g} is neither a share of one GPU nor a whole number", "give 0.5, 1 or 2, for example")
     most = 1 if one_at_a_time else max(1, min(cores // cpus, int(gpus / share) if share else cores))
@@ -218,11 +220,12 @@ def _tell(state: SweepState, late: bool) -> None:
     plan, best = state.plan, state.best
     failed = [t for t in state.ended if t.status == "failed"]
     if best is None:
-        if failed:
+        if failed and not state.unfinished and not late:
             raise UserError(
                 "sweep", f"all {len(failed)} trials failed, the first with: {failed[0].reason}", "correct that, and start a new --out"
             )
-        console.log("the time budget is used up before the first epoch; rerun the same command to resume")
+        why = "the time budget is used up before" if late else "no trial has come to"
+        console.log(f"{why} the end of an epoch{f'; {len(failed)} failed' if failed else ''}; rerun the same command to resume")
         return
     if late and len(state.ended) < plan.trials:
         console.log(f"the time budget is used up after {len(state.ended)} of {plan.trials} trials; rerun the same command to resume")

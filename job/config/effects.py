@@ -87,14 +87,16 @@ def check_prepared(request: Request, settings: Mapping[str, Any], classes: tuple
     done, named = {**settings, "positive": classes[1]}, []
     own = {field.name for field in fields(Prepare)}
     for knob in knobs(type(request.config)):
-        if knob.table != "prepare" or knob.name not in request.given & own or _value(request.config, knob) == done[knob.name]:
+        if knob.table != "prepare" or knob.name not in request.given & own:
+            continue
+        if _value(request.config, knob) in (done[knob.name], settings[knob.name]):  # `--positive dog` found the folder dogs
             continue
         if knob.name in request.flags:
             raise UserError(
                 knob.flag, f"has no effect: {folder} is already prepared, with {done[knob.name]}",
                 "remove it, or give the images themselves and a new --out",
             )  # fmt: skip
-        if _value(request.config, knob) not in (knob.field.default, settings[knob.name]):
+        if _value(request.config, knob) != knob.field.default:
             named.append(knob.name)
     return f"note: without effect here: {', '.join(named)} ({folder} is already prepared)" if named else ""
 

@@ -1,1 +1,1 @@
-"""Data sets: sources of photographs, their layout, their pixels, and the shards made of them."""
+"""Data sets: sources of images, their layout, their pixels, and the shards made of them."""

@@ -111,7 +111,7 @@ def framed_size(data_size: int) -> int:
 
 
 def write(folder: Path, name: str, records: Iterable[Record]) -> Shard:
-    """Write one shard and its index; both are in place only when complete.
+    """Write one shard and its index; the manifest, which comes last, commits them.
 
     Args:
         folder: the data set's folder.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from job.config.resolve import Resolved
 from job.data import pixels
 from job.machine.libraries import keras
 from job.models.network import build_network, exported, variables_of
+from job.storage import local
 
 NAME = "model.keras"
 
@@ -24,7 +24,10 @@ def write(folder: Path, config: Resolved, weights: dict[str, Any]) -> None:
         variable.assign(weights[path])
     temporary = folder / ".model.tmp.keras"
     exported(network, config.model.size).save(temporary)
-    os.replace(temporary, folder / NAME)
+    with temporary.open("rb") as file:
+        local.sync(file.fileno())
+    local.rename(temporary, folder / NAME)
+    local.sync_folder(folder)
 
 
 def apart(folder: Path, predictions: Iterable[tuple[bytes, float]]) -> str:

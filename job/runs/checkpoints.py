@@ -78,7 +78,7 @@ def load(folder: Path, step: int) -> Checkpoint:
         with np.load(place / "state.npz", allow_pickle=False) as state:
             arrays = {name: state[name] for name in state.files}
         return Checkpoint(arrays, State.read(document["state"]))
-    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
+    except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
         raise UserError(str(place), f"the checkpoint is damaged ({error})", "use another one, or a new --out") from None
 
 
@@ -100,10 +100,12 @@ def newest(folder: Path) -> Checkpoint | None:
 
 
 def prune(folder: Path, keep: Collection[int | None]) -> None:
-    """Delete the checkpoints of other steps."""
+    """Delete the checkpoints of other steps, and what saves that were cut off left."""
     for step in steps(folder):
         if step not in keep:
             local.remove_tree(path(folder, step))
+    for unfinished in folder.glob(".step-*.tmp"):  # of a process that was killed while it saved
+        local.remove_tree(unfinished)
 
 
 def path(folder: Path, step: int) -> Path:

@@ -15,7 +15,8 @@ from typing import IO
 from job.console import console
 from job.errors import UserError
 
-WAIT = 0.2  # seconds between two tries for a lock that is waited for
+WAIT = 0.2  # seconds between two tries for a lock
+TRIES = 2  # more, before a folder counts as in use
 _warned: set[int] = set()  # file systems
 _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
 
@@ -34,9 +35,18 @@ def only_writer(folder: Path, waiting: Callable[[str], None] | None = None) -> I
     Raises:
         InUse: another process holds the folder, and `waiting` is not given.
     """
-    while (file := _locked(folder, waiting)) is None:
-        if waiting is not None:
-            time.sleep(WAIT)
+    tries = 0
+    while True:
+        try:
+            file = _locked(folder, waiting)
+        except InUse:  # perhaps only a reader, who looks for a moment whether the folder is held
+            tries += 1
+            if tries > TRIES:
+                raise
+        else:
+            if file is not None:
+                break
+        time.sleep(WAIT)
     with file:
         file.seek(0)
         file.truncate()
@@ -83,13 +93,15 @@ def _warn_without_locks(folder: Path, device: int) -> None:
 
 
 def holder(folder: Path) -> str | None:
-    """Who holds a folder now; None where nobody does, or where the file system has no locks."""
+    """Who holds a folder now; None where nobody does. Where the file system has no locks, whoever held it last."""
     try:
         with (folder / ".lock").open("r", encoding="utf-8") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
             except BlockingIOError:
                 return file.read().strip() or "another process"
+            except OSError as error:
+                return file.read().strip() if error.errno in _NO_LOCKS else None
     except OSError:
         pass
     return None

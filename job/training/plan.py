@@ -16,7 +16,6 @@ DRY_STEPS = 3
 
 def plan(run: Run) -> Summary:
     """Try steps and a validation, and print the time and the disk space that the run will take."""
-    local.make_folder(run.folder)
     restore(run, None)
     schedule = run.config.schedule
     console.log(f"trying {DRY_STEPS} steps at each resolution; nothing is kept")
@@ -39,7 +38,7 @@ def plan(run: Run) -> Summary:
     seconds = total + validation * schedule.epochs + (began - first) / 2
     state = sum(array.nbytes for array in run.step.arrays().values())
     written = 4 * state + run.network.model.count_params() * 4 + 400 * run.steps
-    local.require_space(run.folder, written, "the run")
+    local.require_space(next(place for place in (run.folder, *run.folder.parents) if place.exists()), written, "the run")
     done = time.strftime("%Y-%m-%d %H:%M", time.localtime(time.time() + seconds))
     console.log(f"plan: {run.steps:,} steps in {schedule.epochs} epochs, about {duration(seconds)}, done at {done}")
     console.log(f"plan: writes about {local.size(written)} to {run.folder} ({local.size(state)} a checkpoint)")

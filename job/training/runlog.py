@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -57,9 +58,9 @@ class RunLog:
         try:
             local.write_atomic(self.folder / "history.csv", history.to_csv(index=False))
             plots.draw(self.epochs, self.folder / "curves.png")
+            self._tensorboard.flush()
         except (OSError, MachineError) as error:
-            console.log(f"warning: history.csv and curves.png could not be written ({error}); training continues")
-        self._tensorboard.flush()
+            console.log(f"warning: history.csv, curves.png or tensorboard/ could not be written ({error}); training continues")
 
     def close(self) -> None:
         self._file.close()
@@ -76,7 +77,8 @@ class _TensorBoard:
 
         local.make_folder(folder)
         for old in folder.glob("events.*"):
-            old.unlink()
+            with suppress(OSError):
+                old.unlink()
         self._event, self._summary = Event, Summary
         self._writer = EventFileWriter(str(folder))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import time
+from dataclasses import replace
 
 from job.runs import checkpoints, records
 from job.runs.state import State
@@ -12,10 +13,14 @@ from job.training.build import Run
 
 
 class Saver:
-    """Writes checkpoints and `summary.json`. `due` says when the next checkpoint should be."""
+    """Writes checkpoints and `summary.json`. `due` says when the next checkpoint should be.
 
-    def __init__(self, run: Run) -> None:
-        self.run = run
+    `saved` is the state that the run can be resumed from: what is reported of a run that failed after it.
+    """
+
+    def __init__(self, run: Run, state: State) -> None:
+        """`state` is where this start begins."""
+        self.run, self.saved = run, replace(state)
         self.folder = run.folder / records.CHECKPOINTS
         self._saved = time.monotonic()
 
@@ -26,11 +31,14 @@ class Saver:
     def save(self, state: State, status: str = "running") -> records.Summary:
         """Write a checkpoint and a summary that names the best one; keep it, the one before, and the best.
 
-        The summary comes before anything is deleted: whoever reads it finds the checkpoint that it names.
+        The summary comes before anything is deleted: whoever reads it finds the checkpoint that it names. Steps beyond
+        this one are damaged checkpoints that the run fell back from.
         """
         checkpoints.save(self.folder, checkpoints.Checkpoint(self.run.step.arrays(), state))
+        self.saved = replace(state)
         summary = self.summarise(state, status)
-        checkpoints.prune(self.folder, {*checkpoints.steps(self.folder)[:2], state.best_step})
+        newest = [step for step in checkpoints.steps(self.folder) if step <= state.step][:2]
+        checkpoints.prune(self.folder, {*newest, state.best_step})
         self._saved = time.monotonic()
         return summary
 

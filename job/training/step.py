@@ -56,7 +56,7 @@ class Step:
             self._averages = [self._variable(f"average/{v.path}", tf.convert_to_tensor(v.value)) for v in averaged]
             self._scale = self._variable("loss/scale", tf.constant(SCALE if self._scaled else 1.0))
             self._good = self._variable("loss/good_steps", tf.constant(0.0))
-            self._updates = self._variable("optimizer/updates", tf.constant(0.0)) if self._scaled else None
+            self._updates = self._variable("optimizer/updates", tf.constant(0.0))
         compiled = {"jit_compile": True} if config.machine.xla else {}
         self._gradient = tf.function(self._gradient_of, **compiled)
         self._run = tf.function(self._on_replicas)
@@ -90,7 +90,7 @@ class Step:
         trainable = [tf.convert_to_tensor(v.value) for v in self._trainable]
         moving = [tf.convert_to_tensor(v.value) for v in self._moving]
         scale = tf.convert_to_tensor(self._scale)
-        if self._updates is not None:  # a step that overflowed was no update: it must not count for Adam's bias correction
+        if self._scaled:  # a step that overflowed was no update: it must not count for Adam's bias correction
             count = self._updates + 1
         loss, right, gradients, moved = self._gradient(images, labels, noise, trainable, moving, scale, size)
         loss, right, gradients, moved = self._exchange(loss, right, gradients, moved)
@@ -161,8 +161,7 @@ class Step:
             grown = tf.where(good >= GROWTH_STEPS, self._scale * 2, self._scale)
             self._scale.assign(tf.where(finite, grown, tf.maximum(self._scale / 2, 1.0)))
             self._good.assign(tf.where(good >= GROWTH_STEPS, 0.0, good))
-        if self._updates is not None:
-            self._updates.assign_add(tf.cast(finite, tf.float32))
+        self._updates.assign_add(tf.cast(finite, tf.float32))
 
     def arrays(self) -> dict[str, Any]:
         """Every variable of the state as a NumPy array."""
@@ -174,3 +173,5 @@ class Step:
             raise ValueError(f"the checkpoint holds other variables: {sorted(arrays.keys() ^ self.state.keys())[:4]}")
         for name, variable in self.state.items():
             variable.assign(arrays[name])
+        if self._scaled and arrays["loss/scale"] == 1:  # the run had another precision until now
+            self._scale.assign(SCALE)

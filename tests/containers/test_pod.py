@@ -86,7 +86,9 @@ def _toml(documents: dict[str, Any]) -> str:
     return str(text) + SMALL
 
 
-def test_the_pod_stops_politely_and_goes_on_in_its_volume(documents: dict[str, Any], claim: Path, originals: Path, tmp_path: Path) -> None:
+def test_the_pod_stops_gracefully_and_resumes_in_its_volume(
+    documents: dict[str, Any], claim: Path, originals: Path, tmp_path: Path
+) -> None:
     """As on a spot machine: the pod is stopped, another one takes its place with an empty cache and the same volume."""
     toml = _toml(documents)
     grace = documents["Job"]["spec"]["template"]["spec"]["terminationGracePeriodSeconds"]
@@ -104,7 +106,7 @@ def test_the_pod_stops_politely_and_goes_on_in_its_volume(documents: dict[str, A
     with _played(documents, toml, originals, tmp_path) as second:
         assert second.ends() == 0, second.said()
         out, errors = second.said()
-    assert "going on from step" in out
+    assert "resuming from step" in out
     assert errors == ""
     assert (run / "model.keras").exists()
 

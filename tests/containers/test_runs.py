@@ -99,12 +99,12 @@ def test_a_stopped_training_goes_on_to_the_end(mounted: tuple[Path, list[str]]) 
         first.kill("SIGTERM")
         code, (out, errors) = first.ends(), first.said()
     assert (code, errors) == (75, "")
-    assert "the same command goes on" in out
+    assert "rerun to resume" in out
     assert records.read_summary(work / "run").status == "interrupted"
     with started(*TRAIN, options=[*CONFINED, *options]) as second:
         code, (out, errors) = second.ends(), second.said()
     assert (code, errors) == (0, "")
-    assert "going on from step" in out
+    assert "resuming from step" in out
     assert (work / "run" / "model.keras").exists()
     assert {path.name for path in work.iterdir()} == {"run", "cache"}
     assert _tree(work.parent / "photographs") == before
@@ -159,7 +159,7 @@ def _next(terminal: int) -> bytes:
 
 
 @pytest.mark.parametrize("sent", ["SIGTERM", "SIGINT"])
-def test_both_polite_signals_reach_the_job(sent: str) -> None:
+def test_both_signals_of_a_graceful_shutdown_reach_the_job(sent: str) -> None:
     """Without a terminal, Ctrl-C comes as SIGINT to the init alone."""
     with started("-c", WAITING, entry=[*image()["Entrypoint"][:-1], "python"]) as container:
         container.says("ready")

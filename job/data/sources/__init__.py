@@ -1,4 +1,4 @@
-"""Sources of photographs: a folder, an archive, a CSV, Kaggle, the web. Each yields (name, bytes).
+"""Sources of images: a folder, an archive, a CSV, Kaggle, the web. Each yields (name, bytes).
 
 `open_source` reads the kind off the text that the user gave and imports that kind alone.
 """
@@ -30,7 +30,7 @@ class Entry:
 
 
 class Source(Protocol):
-    """Photographs somewhere. `entries` lists them before `read` streams them, each once, in the source's order.
+    """Images somewhere. `entries` lists them before `read` streams them, each once, in the source's order.
 
     `files` are those on this machine that it consists of.
     """
