@@ -25,7 +25,7 @@ from job.shutdown import Stop
 
 IMAGES = 800  # of each class
 SIDE = 48  # px
-ACCURACY = 0.95  # on validation; less is a failure
+ACCURACY = 0.98  # on validation; less is a failure: five seeds reach 1.0
 SETTINGS: dict[str, Any] = dict(
     size=48, train_sizes=(40,), filters=(16, 32, 64), epochs=6, batch=32, augment=0.3, smoothing=0.05, threads=1, workers=1,
     log_every=5,
