@@ -58,10 +58,7 @@ def train(request: Request, stop: Stop) -> Summary:
             config = replace(config, data=shards)
         from job.train import train
 
-        summary = train(config, given=request.given, stop=stop)
-    if summary.status == "done":
-        console.log(f"validation accuracy {summary.accuracy:.4f} at step {summary.best_step:,}; model and curves in {folder}")
-    return summary
+        return train(config, given=request.given, stop=stop)
 
 
 def sweep(request: Request, stop: Stop) -> list[dict[str, Any]]:

@@ -197,7 +197,7 @@ class Progress:
             left = (self.total - self.done) / max(self.rate, 1e-9)
             share = 100 * self.done / max(self.total, 1)
             line = f"{self.what}: {self.done:,}/{self.total:,} ({share:.0f} %), {self.rate:,.0f} {self.unit}/s, {duration(left)} left"
-            self.console.log(f"{line} {note}".rstrip())
+            self.console.log(f"{line}, {note}" if note else line)
 
 
 def counted(number: int, noun: str) -> str:

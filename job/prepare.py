@@ -137,8 +137,8 @@ def _compare(own: Path, text: str) -> None:
     """Say where `text` is no longer what a run's own shards were made of, and refuse what never was."""
     settings = manifest.read(own).settings
     sources, then, now = settings["sources"], settings.get("contents"), contents(text)
-    if not is_remote(text) and not now:
-        console.log(f"warning: {text} is not found: resuming with the shards that were made before, in {own}")
+    if not is_remote(text) and not now and Path(text).name in [Path(source).name for source in sources]:
+        console.log(f"warning: {text} is not found; the shards that were made of it are kept, in {own}")
     elif sources == _names([text]):
         if then is not None and then != [now]:
             console.log(f"warning: {text} has changed since it was prepared: {then[0]}; now {now}; resuming with the shards in {own}")

@@ -12,6 +12,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
 import time
 from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager, closing, suppress
+from dataclasses import replace as replace_fields
 from pathlib import Path
 from typing import Any
 
@@ -71,13 +72,15 @@ def train(
     before = records.read_summary(folder)
     if before is not None and before.status == "done" and not (config.run.show_augment or config.run.dry_run):
         resume.merge(folder, config, given)  # what differs is refused
-        console.log(f"{folder} is already finished")
+        console.log(f"{folder} is already finished: validation accuracy {before.accuracy:.4f}")
         return before
     config, data = resume.configuration(folder, config, given, before)
     shards = manifest.read(data)
     train_split, validation_split = (shards.split(name, data) for name in ("train", "validation"))
     config = replace(config, **_recorded(config, data, shards))
     chosen = devices.choose(config)
+    if before is not None and "precision" not in given:
+        chosen = replace_fields(chosen, precision_reason="as the run was started")
     resolved = resolve(config, train_split.records, chosen.hardware)
     devices.set_up(resolved, chosen)
     if config.run.show_augment:
@@ -111,7 +114,10 @@ def _go(loop: Loop, on_epoch: Callable[[Epoch], Any] | None) -> Summary:
             status = loop.go(on_epoch)
         if status == "done":
             export_best(run, state)
-        return saver.summarise(state, status)
+        summary = saver.summarise(state, status)
+        if status == "done":
+            console.log(f"validation accuracy {summary.accuracy:.4f} at step {summary.best_step:,}; model and curves in {run.folder}")
+        return summary
     except BaseException as error:
         with suppress(OSError):  # the first fault is the one to tell
             saver.summarise(saver.saved, "interrupted" if isinstance(error, KeyboardInterrupt) else "failed")

@@ -128,14 +128,14 @@ def test_a_started_run_keeps_its_shards_whatever_became_of_their_source(tmp_path
     assert kept(pets) == ""
     renamed = pets.rename(tmp_path / "animals")
     assert kept(renamed) == ""
-    assert kept(pets) == f"warning: {pets} is not found: resuming with the shards that were made before, in {own}\n"
+    assert kept(pets) == f"warning: {pets} is not found; the shards that were made of it are kept, in {own}\n"
     renamed.rename(pets)
     draw_image(pets / "cats" / "new.png", 999)
     assert re.fullmatch(
         rf"warning: {pets} has changed since it was prepared: 10 files, .*; now 11 files, .*; resuming with the shards in {own}\n",
         kept(pets),
     )
-    for other in (str(draw_pets(tmp_path / "others", 5, first=70)), "kaggle:owner/set"):
+    for other in (str(draw_pets(tmp_path / "others", 5, first=70)), "kaggle:owner/set", str(tmp_path / "README")):
         with pytest.raises(UserError) as caught:
             prepared_shards(_config(other), run, Stop(), started=run)
         assert str(caught.value) == f"--data: {other} is not what this was started with: {pets}; remove it to resume, or give a new --out"

@@ -200,7 +200,7 @@ def _announce(plan: Plan, state: SweepState, config: SweepConfig, shards: manife
     steps = order.epoch_end(plan.epochs, resolve(plan.base, train.records).schedule.batch, train.records)
     how = plan.search + (" under ASHA" if config.sweep.engine == "ray" else "")
     console.log(
-        f"sweep of {counted(plan.trials, 'trial')} of up to {plan.epochs} epochs ({steps:,} steps) on {train.records:,} images, "
+        f"sweep of {counted(plan.trials, 'trial')} of up to {counted(plan.epochs, 'epoch')} ({steps:,} steps) on {train.records:,} images, "
         f"compared by {plan.monitor} on {validation.records:,}: {how}, {config.sweep.engine}"
     )
     share = f"{counted(plan.cpus, 'core')}" + (f" and {plan.gpus:g} GPU" if plan.gpus else "")

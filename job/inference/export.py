@@ -39,4 +39,5 @@ def apart(folder: Path, predictions: Iterable[tuple[bytes, float]]) -> str:
     """
     model = keras.models.load_model(folder / NAME, safe_mode=True)
     gaps = [abs(float(model(pixels.decode(data)[None])[0, 0]) - probability) for data, probability in predictions]
-    return f"its probabilities differ from ours by {np.max(gaps):.2g} at most, {np.mean(gaps):.2g} on average, over {len(gaps)} images"
+    most, mean = f"{np.max(gaps):.2g} at most", f"{np.mean(gaps):.2g} on average"
+    return f"its probabilities differ from those of twofold evaluate by {most}, {mean}, over {len(gaps)} images"

@@ -18,7 +18,7 @@ def plan(run: Run) -> Summary:
     """Try steps and a validation, and print the time and the disk space that the run will take."""
     restore(run, None)
     schedule = run.config.schedule
-    console.log(f"trying {DRY_STEPS} steps at each resolution; nothing is kept")
+    console.log(f"trying {DRY_STEPS} steps at each resolution; nothing of the training is kept")
     total, first = 0.0, time.monotonic()
     grow_at = [0.0, *schedule.grow_at, 1.0]
     for number, size in enumerate(schedule.train_sizes):
