@@ -10,7 +10,7 @@ import contextvars
 import os
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from job import __version__, commands
@@ -65,6 +65,13 @@ def _request(tree: type, options: dict[str, Any], **positional: Any) -> Request:
     return Request(build(tree, values), given=names, fixed=names, flags=names, positional=positional)
 
 
+def _await(future: Future[_Result]) -> Future[_Result]:
+    """Wait for the end in short pieces: a signal that comes just before a wait without a limit is not seen until the next one."""
+    while not future.done():
+        wait([future], timeout=0.2)
+    return future
+
+
 def _run(command: Callable[[Request, Stop], _Result], request: Request) -> _Result:
     """Run a command; on the main thread in a second one, so that Ctrl-C here lets it finish its step and save."""
     stop, future = Stop(), Future[_Result]()
@@ -80,11 +87,11 @@ def _run(command: Callable[[Request, Stop], _Result], request: Request) -> _Resu
             return command(request, stop)
         try:
             threading.Thread(target=contextvars.copy_context().run, args=(work,), name="twofold", daemon=True).start()
-            return future.result()
+            return _await(future).result()
         except KeyboardInterrupt:
             stop.set()
             console.log("stopping: finishing the current step and saving")
-            error = future.exception()  # waits; a second Ctrl-C leaves at once
+            error = _await(future).exception()  # a second Ctrl-C leaves at once
             if error is not None and not isinstance(error, Interrupted):
                 raise error from None
             raise
