@@ -56,17 +56,21 @@ def test_a_terminal_is_drawn_on_only_for_people(monkeypatch: pytest.MonkeyPatch)
 
 @pytest.mark.parametrize("number", SIGNALS)
 def test_a_signal_is_heard_again_after_a_library_has_taken_it(number: signal.Signals, capfd: pytest.CaptureFixture[str]) -> None:
-    stop, before = Stop(), signal.getsignal(number)
-    with signals(stop):
-        signal.signal(number, signal.SIG_IGN)  # as TensorFlow and Ray do
-        os.kill(os.getpid(), number)
-        assert not stop
-        stop.listen()
-        os.kill(os.getpid(), number)
-        assert stop
-    assert signal.getsignal(number) is before
-    stop.listen()  # nothing is left to hear
-    assert signal.getsignal(number) is before
+    stop, before = Stop(), signal.default_int_handler
+    outer = signal.signal(number, before)  # the tests themselves may run under nohup
+    try:
+        with signals(stop):
+            signal.signal(number, signal.SIG_IGN)  # as TensorFlow and Ray do
+            os.kill(os.getpid(), number)
+            assert not stop
+            stop.listen()
+            os.kill(os.getpid(), number)
+            assert stop
+        assert signal.getsignal(number) is before
+        stop.listen()  # nothing is left to hear
+        assert signal.getsignal(number) is before
+    finally:
+        signal.signal(number, outer)
 
 
 def test_sighup_stays_ignored_where_nohup_ignored_it() -> None:
