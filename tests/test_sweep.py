@@ -171,7 +171,7 @@ def test_a_time_budget_saves_and_a_finished_sweep_takes_no_other_settings(
     with pytest.raises(SystemExit) as left:
         main(words[3:])
     assert left.value.code == 0
-    assert "the time budget is used up before the first epoch; rerun the same command to resume\n" in capsys.readouterr().out
+    assert "the time budget is used up before the end of an epoch; rerun the same command to resume\n" in capsys.readouterr().out
     assert {id: row["status"] for id, row in sweeping.table(tmp_path / "sweep").items()} == {"0001": "unfinished"}
     _engine(monkeypatch, failing)
     with pytest.raises(SystemExit) as left:
@@ -186,7 +186,7 @@ def test_a_time_budget_saves_and_a_finished_sweep_takes_no_other_settings(
     assert line == f"twofold: --epochs: {wanted}\n"
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", ONE_ENGINE)
 def test_a_sweep_that_is_killed_resumes_and_its_trials_are_ordinary_runs(engine: str, shards: Path, tmp_path: Path) -> None:
     """-9 to it and its workers in the middle: no finished trial runs twice, the counts are right, and a trial in a
     reused worker has the bits of a process of its own. The second start is a user's script, off the main thread."""
