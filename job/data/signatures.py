@@ -1,0 +1,58 @@
+"""What a file is by its first bytes, whatever its name says."""
+
+from __future__ import annotations
+
+FIRST = 512  # bytes that tell: a tar's mark stands at 257
+
+_ARCHIVES = (
+    (b"PK\x03\x04", "zip"), (b"PK\x05\x06", "zip"), (b"\x1f\x8b", "gzip"), (b"BZh", "bzip2"), (b"\xfd7zXZ\0", "xz"),
+    (b"\x28\xb5\x2f\xfd", "zstd"), (b"7z\xbc\xaf\x27\x1c", "7z"), (b"Rar!\x1a\x07", "rar"),
+)  # fmt: skip
+_IMAGES = (
+    b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"II*\0", b"MM\0*", b"\0\0\0\x0cjP  \r\n\x87\n", b"\xff\x4f\xff\x51",
+)  # fmt: skip
+HEIC_BRANDS = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1")
+_AVIF_BRANDS = (b"avif", b"avis")
+
+
+def archive_kind(first: bytes) -> str:
+    """`zip`, `tar`, `gzip`, `bzip2`, `xz`, `zstd`, `7z` or `rar`; empty for anything else."""
+    return next((kind for mark, kind in _ARCHIVES if first.startswith(mark)), "tar" if first[257:262] == b"ustar" else "")
+
+
+def is_image(first: bytes) -> bool:
+    """Whether it begins as an image of a format that is read (HEIC, where its extra is installed)."""
+    if first.startswith(_IMAGES):
+        return True
+    if first[:4] == b"RIFF":
+        return first[8:12] == b"WEBP"
+    if first[:2] == b"BM":  # two letters alone would take text for a bitmap
+        return len(first) >= 18 and int.from_bytes(first[14:18], "little") in (12, 40, 52, 56, 64, 108, 124)
+    if first[:1] == b"P" and first[1:2] in b"123456" and first[2:3].isspace():
+        return first[3:4].isdigit() or first[3:4] == b"#"
+    return is_heif(first)
+
+
+def is_heif(first: bytes) -> bool:
+    """Whether it is of the family of HEIC and AVIF."""
+    return first[4:8] == b"ftyp" and first[8:12] in HEIC_BRANDS + _AVIF_BRANDS
+
+
+def is_heic(first: bytes) -> bool:
+    return first[4:8] == b"ftyp" and first[8:12] in HEIC_BRANDS
+
+
+def is_page(first: bytes) -> bool:
+    """Whether it is a web page."""
+    start = first.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
+    return start.startswith((b"<!doctype html", b"<html", b"<head", b"<body", b"<script", b"<!--"))
+
+
+def is_lfs_pointer(first: bytes) -> bool:
+    """Whether it is what Git LFS leaves in place of a file that was not pulled."""
+    return first.startswith(b"version https://git-lfs.github.com/spec/")
+
+
+def is_annex_pointer(first: bytes) -> bool:
+    """Whether it is what git-annex leaves in place of a file whose content is elsewhere."""
+    return first.startswith((b"/annex/objects/", b"../.git/annex/objects/", b".git/annex/objects/"))
