@@ -125,7 +125,7 @@ def _from_shards(folder: Path, split: str, classes: tuple[str, str]) -> _Dataset
 
 def _from_source(text: str, scratch: Path, trained: Trained, stop: Stop) -> _Dataset:
     source = open_source(text, scratch, stop)
-    found = layout.find(source.entries(), text, classes=trained.classes)
+    found = layout.find(source.listing.entries, text, classes=trained.classes)
     labels = {image.name: image.label for image in found.images}
     if found.unlabelled:
         console.log(f"skipped: {len(found.unlabelled):,} images without a class, such as {found.unlabelled[0]}")

@@ -52,7 +52,7 @@ def rows(run: Path, paths: Sequence[str], config: PredictConfig, stop: Stop | No
     trained = Trained(run, config.work.workers)
     with tempfile.TemporaryDirectory(prefix="twofold-") as scratch:
         sources = [(path, open_source(path, Path(scratch), stop)) for path in paths]
-        total = sum(len(source.entries()) for _, source in sources)
+        total = sum(len(source.listing.entries) for _, source in sources)
         if not total:
             raise UserError(" ".join(paths), "no image found", "give JPEG, PNG or WebP files")
 

@@ -204,7 +204,9 @@ class _Preparation:
 
     def _layout(self, sources: list[Source], prefixes: list[str]) -> layout.Layout:
         entries = [
-            Entry(prefix + e.name, e.label, e.split) for source, prefix in zip(sources, prefixes, strict=True) for e in source.entries()
+            Entry(prefix + e.name, e.label, e.split)
+            for source, prefix in zip(sources, prefixes, strict=True)
+            for e in source.listing.entries
         ]
         twice = [name for name, count in Counter(e.name for e in entries).items() if count > 1]
         if twice:

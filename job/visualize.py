@@ -7,7 +7,7 @@ from pathlib import Path
 
 from job.console import console
 from job.data import pixels
-from job.data.sources import is_image, open_source
+from job.data.sources import open_source
 from job.errors import UserError
 from job.inference import plots
 from job.inference.trained import Item, Trained
@@ -27,10 +27,11 @@ def visualize(run: Path, image: str, out: str) -> None:
         raise UserError("--out", f"{out!r} is not the name of a PNG file", "let it end with .png")
     if Path(out).is_dir():
         raise UserError("--out", f"{out} is a folder", "name a file in it")
-    if not is_image(image):
-        raise UserError(image, "is not an image", "give one JPEG, PNG or WebP file")
     with tempfile.TemporaryDirectory(prefix="twofold-") as scratch:
-        data = next(open_source(image, Path(scratch)).read())[1]
+        source = open_source(image, Path(scratch))
+        if [entry.name for entry in source.listing.entries] != [Path(image).name]:
+            raise UserError(image, "is not an image", "give one JPEG, PNG or WebP file")
+        data = next(source.read())[1]
     trained = Trained(run)
     try:
         jpeg = pixels.stored(data, trained.side)

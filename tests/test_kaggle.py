@@ -191,7 +191,7 @@ def test_competition_with_a_nested_archive(hub: FakeKaggle, tmp_path: Path) -> N
     nested = images([f"train/{kind}.{number}.jpg" for kind in ("cat", "dog") for number in range(3)])
     hub.competition("dogs-vs-cats", zipped({"train.zip": zipped(nested), "sampleSubmission.csv": b"id,label\n"}))
     source = open_source(COMPETITION, tmp_path)
-    assert [entry.name for entry in source.entries()] == [f"train.zip/{name}" for name in nested]
+    assert [entry.name for entry in source.listing.entries] == [f"train.zip/{name}" for name in nested]
     assert dict(source.read()) == {f"train.zip/{name}": data for name, data in nested.items()}
 
 

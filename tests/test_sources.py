@@ -19,7 +19,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from job.data.sources import Entry, archive, is_archive, is_image, open_source
+from job.data.sources import Entry, archive, names, open_source
 from job.errors import MachineError, UserError
 from job.storage import local
 
@@ -52,7 +52,7 @@ def _tar_gz(files: dict[str, bytes]) -> bytes:
 def _read(path: Path | str, scratch: Path) -> dict[str, bytes]:
     """What a source gives, with the promise that entries() names the same, checked."""
     source = open_source(str(path), scratch)
-    entries = [entry.name for entry in source.entries()]
+    entries = [entry.name for entry in source.listing.entries]
     found = list(source.read())
     assert sorted(entries) == sorted(name for name, _ in found)
     assert len(set(entries)) == len(entries)
@@ -62,7 +62,7 @@ def _read(path: Path | str, scratch: Path) -> dict[str, bytes]:
 def _refused(path: Path | str, scratch: Path) -> str:
     """The one line that both listing and reading give."""
     lines = set()
-    for use in (lambda s: s.entries(), lambda s: list(s.read())):
+    for use in (lambda s: s.listing.entries, lambda s: list(s.read())):
         with pytest.raises(UserError) as caught:
             use(open_source(str(path), scratch))
         assert caught.value.code == 2
@@ -301,7 +301,7 @@ def test_no_room_for_an_archive_inside_an_archive(tmp_path: Path, scratch: Path,
     path = _put(tmp_path / "a.zip", _zip({"in.zip": _zip(FILES)}))
     monkeypatch.setattr(local.shutil, "disk_usage", lambda _: SimpleNamespace(free=100))
     with pytest.raises(MachineError, match=r"unpacking in\.zip would take about"):
-        open_source(str(path), scratch).entries()
+        open_source(str(path), scratch).listing.entries
 
 
 def _csv(folder: Path, text: str, encoding: str = "utf-8") -> Path:
@@ -313,13 +313,17 @@ def _csv(folder: Path, text: str, encoding: str = "utf-8") -> Path:
 def test_csv(tmp_path: Path, scratch: Path) -> None:
     path = _csv(tmp_path, "Path,Label,split\npics/a.jpg,cat,train\n pics/b.jpg , dog ,\npics/é.jpg,cat,test\n", "utf-8-sig")
     source = open_source(str(path), scratch)
-    assert source.entries() == [Entry("pics/a.jpg", "cat", "train"), Entry("pics/b.jpg", "dog", None), Entry("pics/é.jpg", "cat", "test")]
+    assert source.listing.entries == [
+        Entry("pics/a.jpg", "cat", "train"),
+        Entry("pics/b.jpg", "dog", None),
+        Entry("pics/é.jpg", "cat", "test"),
+    ]
     assert _read(path, scratch) == {f"pics/{name}": name.encode() for name in ("a.jpg", "b.jpg", "é.jpg")}
 
 
 def test_csv_with_other_column_names_and_no_split(tmp_path: Path, scratch: Path) -> None:
     path = _csv(tmp_path, "id,filename,class\n1,pics/a.jpg,cat\n2,pics/b.jpg,dog\n")
-    assert open_source(str(path), scratch).entries() == [Entry("pics/a.jpg", "cat"), Entry("pics/b.jpg", "dog")]
+    assert open_source(str(path), scratch).listing.entries == [Entry("pics/a.jpg", "cat"), Entry("pics/b.jpg", "dog")]
 
 
 @pytest.mark.parametrize(
@@ -388,8 +392,8 @@ def test_unknown_kinds(tmp_path: Path, scratch: Path) -> None:
     ],
 )
 def test_is_image(name: str, wanted: bool) -> None:
-    assert is_image(name) is wanted
-    assert not is_archive(name)
+    assert (names.what(name, bytes) == names.IMAGE) is wanted
+    assert not names.is_archive(name)
 
 
 NAMES = st.lists(

@@ -23,6 +23,15 @@ class Source:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Reading:
+    """How a source is read where it does not say it itself."""
+
+    path_column: str = option("", "column of a CSV with the images' paths; by default found by its name", metavar="NAME")
+    label_column: str = option("", "column of a CSV with the classes; by default found by its name", metavar="NAME")
+    zip_encoding: str = option("", "encoding of names in archives that are not UTF-8: gbk, shift_jis, cp850...", metavar="NAME")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Prepare:
     """How images become shards."""
 
@@ -30,6 +39,7 @@ class Prepare:
     val: float = option(0.1, "validation share, for sources without a validation split", low=0, high=0.9, first=True)
     test: float = option(0.0, "test share, for sources without a test split", low=0, high=0.9)
     positive: str = option("", "positive class; by default the second in alphabetical order")
+    classes: tuple[str, ...] = option((), "the two classes; images of others are skipped", metavar="A,B")
     max_bad: float = option(0.01, "largest share of corrupt images accepted", low=0, high=1)
 
 
@@ -183,6 +193,7 @@ class Config:
 
     source: Source = Source()
     output: Output = Output()
+    reading: Reading = Reading()
     prepare: Prepare = Prepare()
     model: Model = Model()
     augment: Augment = Augment()
@@ -222,11 +233,20 @@ class SweepConfig(Config):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Look:
+    """A look before the work."""
+
+    dry_run: bool = option(False, "say which classes and splits were found and what is skipped, and exit")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class PrepareConfig:
     """`twofold prepare`."""
 
     output: Output = Output()
+    reading: Reading = Reading()
     prepare: Prepare = Prepare()
+    look: Look = Look()
     work: Work = Work()
     log: Log = Log()
 
@@ -245,6 +265,7 @@ class EvaluateConfig:
 
     source: Source = Source()
     evaluation: Evaluation = Evaluation()
+    reading: Reading = Reading()
     work: Work = Work()
     log: Log = Log()
 
@@ -261,6 +282,7 @@ class PredictConfig:
     """`twofold predict`."""
 
     format: Format = Format()
+    reading: Reading = Reading()
     work: Work = Work()
     log: Log = Log()
 

@@ -11,7 +11,8 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from job.data.sources import ARCHIVES, Entry
+from job.data.sources import Entry
+from job.data.sources.names import ARCHIVES
 from job.errors import UserError
 
 _SPLITS = {

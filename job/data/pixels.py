@@ -17,10 +17,6 @@ import numpy.typing as npt
 
 Image = npt.NDArray[np.uint8]
 
-EXTENSIONS = (
-    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".dib", ".gif", ".tif", ".tiff", ".avif", ".jp2",
-    ".ppm", ".pgm", ".pbm", ".pnm", ".heic", ".heif",
-)  # fmt: skip
 QUALITY = 92  # of the stored JPEG; at 160 px about 9 kB an image
 _HEIC_BRANDS = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1")
 _ORIENTATION_TAG = 0x0112

@@ -1,43 +1,83 @@
-"""Sources of images: a folder, an archive, a CSV, Kaggle, the web. Each yields (name, bytes).
+"""Sources of images: a folder, an archive, a CSV, Kaggle, the web. Each lists its images, then reads them.
 
-`open_source` reads the kind off the text that the user gave and imports that kind alone.
+`open_source` reads the kind off the text that the user gave and off a file's first bytes, and imports that kind alone.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from job.data.pixels import EXTENSIONS
+from job.config.schema import Reading
+from job.data import signatures
+from job.data.sources import names
 from job.errors import UserError
 from job.shutdown import Stop
 
-KINDS = "a folder, a zip, tar or tar.gz, a CSV, kaggle:owner/dataset, kaggle:competition/NAME or https://..."
-ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz")
+AUTO = Reading()
+KINDS = "a folder, a zip or tar (gz, xz, bz2), a CSV, kaggle:owner/dataset, kaggle:competition/NAME or https://..."
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One image of a source. `label` and `split` are set only where the source itself names them (a CSV)."""
+    """One image of a source. `label` and `split` are set only where the source itself names them (a CSV).
+
+    `fault` is why its bytes cannot be had (a broken link, a file that a CSV lists and nobody finds); empty if they can.
+    """
 
     name: str
     label: str | None = None
     split: str | None = None
+    fault: str = ""
+
+
+class Skipped:
+    """What is passed over: for each reason how many, and the first as an example. The empty reason is not counted."""
+
+    def __init__(self) -> None:
+        self.reasons: dict[str, tuple[int, str]] = {}
+
+    def add(self, reason: str, name: str, count: int = 1) -> None:
+        if reason:
+            before, example = self.reasons.get(reason, (0, name))
+            self.reasons[reason] = (before + count, example)
+
+    def lines(self) -> list[str]:
+        return [f"{count:,} {reason}, such as {example}" for reason, (count, example) in self.reasons.items()]
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What a source holds. `tables` are the CSV files beside its images, which may list their classes.
+
+    `labels` says where the source itself reads classes from (`column label of list.csv`), `splits` the same of splits;
+    `notes` are lines to be said before anything is read; `unlabelled` is why no entry has a label, where it should.
+    """
+
+    entries: list[Entry]
+    skipped: Skipped = field(default_factory=Skipped)
+    tables: tuple[str, ...] = ()
+    labels: str = ""
+    splits: str = ""
+    notes: tuple[str, ...] = ()
+    unlabelled: str = ""
 
 
 class Source(Protocol):
-    """Images somewhere. `entries` lists them before `read` streams them, each once, in the source's order.
+    """Images somewhere. `listing` names them before `read` streams those that have no fault, each once.
 
     `files` are those on this machine that it consists of.
     """
 
-    def files(self) -> list[Path]: ...
+    @property
+    def listing(self) -> Listing: ...
 
-    def entries(self) -> list[Entry]: ...
+    def files(self) -> list[Path]: ...
 
     def read(self) -> Iterator[tuple[str, bytes]]: ...
 
@@ -47,13 +87,14 @@ def is_remote(text: str) -> bool:
     return text.startswith(("kaggle:", "https://", "http://"))
 
 
-def open_source(text: str, scratch: Path, stop: Stop | None = None) -> Source:
+def open_source(text: str, scratch: Path, stop: Stop | None = None, reading: Reading = AUTO, *, labels: bool = True) -> Source:
     """Open what the user named, downloaded first where it is remote.
 
     Args:
         text: a folder, an archive, a CSV, `kaggle:...` or `https://...`.
         scratch: a folder for downloads and nested archives; nothing is written elsewhere.
         stop: ends a download.
+        labels: whether classes are wanted: without, a CSV needs no column of labels.
 
     Raises:
         UserError: it is not found, or it is of no known kind.
@@ -63,59 +104,79 @@ def open_source(text: str, scratch: Path, stop: Stop | None = None) -> Source:
     if text.startswith("kaggle:"):
         from job.data.sources import kaggle_hub
 
-        return open_source(str(kaggle_hub.download(text, scratch, stop)), scratch)
+        return open_source(str(kaggle_hub.download(text, scratch, stop)), scratch, stop, reading, labels=labels)
     if is_remote(text):
         from job.data.sources import web
 
-        return open_source(str(web.download(text, scratch, stop)), scratch)
+        return open_source(str(web.download(text, scratch, stop)), scratch, stop, reading, labels=labels)
     path = Path(text)
     if path.is_dir():
         from job.data.sources.folder import Folder
 
-        return Folder(path)
+        return Folder(path, scratch, reading.zip_encoding)
     if not path.exists():
         raise UserError(text, "no such file or folder", f"give {KINDS}")
-    if is_archive(text):
+    if not path.is_file():
+        raise UserError(text, "is neither a file nor a folder", f"give {KINDS}")
+    with path.open("rb") as file:
+        first = file.read(signatures.FIRST)
+    _refuse(text, first)
+    if signatures.archive_kind(first) or (names.is_archive(text) and not signatures.is_image(first)):
         from job.data.sources.archive import Archive
 
-        return Archive(path, scratch)
-    if path.suffix.lower() == ".csv":
-        from job.data.sources.table import Table
-
-        return Table(path)
-    if is_image(text):
+        return Archive(path, scratch, reading.zip_encoding)
+    if signatures.is_image(first) or names.is_image(text):
         from job.data.sources.folder import SingleImage
 
         return SingleImage(path)
+    if text.lower().endswith((*names.TABLES, ".txt", ".lst")):
+        from job.data.sources.table import Table
+
+        return Table(path, reading, labels)
     raise UserError(text, "is neither images nor an archive of them", f"give {KINDS}")
+
+
+_PART = re.compile(r".*\.(zip|7z|rar|tar|tgz|tar\.gz)\.\d{2,3}|.*\.z\d\d|.*\.part\d+\.rar", re.IGNORECASE)
+
+
+def _refuse(text: str, first: bytes) -> None:
+    """Refuse files of which we know that they cannot be read, by name and reason."""
+    kind = signatures.archive_kind(first)
+    if _PART.fullmatch(text):
+        raise UserError(text, "is one part of an archive that was cut", "join the parts or unpack them, and give the result")
+    if kind in ("7z", "rar"):
+        raise UserError(text, f"is a {kind} archive, which cannot be read", "unpack it and give the folder")
+    if signatures.is_lfs_pointer(first):
+        raise UserError(text, "is a Git LFS pointer, not the file", "run git lfs pull")
+    if text.lower().endswith((".xlsx", ".xls", ".ods", ".parquet", ".json", ".jsonl")):
+        raise UserError(text, "is a table of a kind that is not read", "save it as CSV")
 
 
 def contents(text: str) -> str:
     """What a source holds, in words that differ where files were added, removed or replaced.
 
-    Names within the source, sizes and times of change count, not the bytes: those of a data set take minutes to read.
-    Empty for what is downloaded, or is not there.
+    Names within the source, sizes and times of change count, of an archive its size and directory, not the bytes: those
+    of a data set take minutes to read. Empty for what is downloaded, or is not there.
     """
     if is_remote(text) or not Path(text).exists():
         return ""
     digest, count, total = hashlib.sha256(), 0, 0
     for file in open_source(text, Path()).files():
         try:
-            status = file.stat()
+            size, state = file.stat().st_size, _state(file)
         except OSError:  # reading it will say what is wrong
             continue
-        name = os.fsencode(os.path.relpath(file, text))
-        digest.update(b"%s\0%d %d\n" % (name, status.st_size, status.st_mtime_ns))
+        digest.update(b"%s\0%d %s\n" % (os.fsencode(os.path.relpath(file, text)), size, state.encode()))
         count += 1
-        total += status.st_size
+        total += size
     return f"{count:,} file{'s' * (count != 1)}, {total:,} bytes, state {digest.hexdigest()[:12]}"
 
 
-def is_archive(name: str) -> bool:
-    return name.lower().endswith(ARCHIVES)
+def _state(file: Path) -> str:
+    if names.is_archive(file.name):
+        from job.data.sources import archive
 
-
-def is_image(name: str) -> bool:
-    """Whether a path within a source is an image's, by its ending; the directories' own files are none."""
-    parts = name.split("/")
-    return name.lower().endswith(EXTENSIONS) and not parts[-1].startswith("._") and "__MACOSX" not in parts
+        directory = archive.directory(file)
+        if directory:
+            return directory
+    return str(file.stat().st_mtime_ns)

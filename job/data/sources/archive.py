@@ -1,4 +1,4 @@
-"""Images in a zip, tar or tar.gz, read without unpacking; archives inside archives are opened too.
+"""Images in a zip or a tar of any compression, read without unpacking; archives inside archives are opened too.
 
 An archive may be made to fill memory or disk: a member's size is checked before it is read, and it is read in small
 pieces, since what an archive says of its sizes need not be true.
@@ -7,20 +7,26 @@ pieces, since what an archive says of its sizes need not be true.
 from __future__ import annotations
 
 import errno
+import hashlib
 import lzma
 import os
 import shutil
 import struct
+import sys
 import tarfile
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import IO, Self, cast
+from typing import IO, Any, Self, cast
 
-from job.data.sources import ARCHIVES, Entry, is_archive, is_image
+from job.data import signatures
+from job.data.sources import names, zip_names
+from job.data.sources.walk import Member, Walk
 from job.errors import UserError
 from job.storage import local
 
@@ -31,6 +37,7 @@ _DAMAGE = (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOF
 IMAGE_BYTES = 512 << 20  # the largest image that is read; no photograph comes near
 RATIO, RATIO_FROM = 200, 32 << 20  # a member that unpacks to more than this many times its packed size, where it is large
 DEPTH = 8  # archives inside archives
+_TAIL = 1 << 16  # bytes
 _HEADER_BYTES = 1 << 20  # of a tar's extended header, which tarfile reads whole
 _HEADERS = (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
 
@@ -39,7 +46,7 @@ class _Oversized(Exception):
     """A member that is not read for its size; its text is the reason."""
 
 
-class _Member(tarfile.TarInfo):
+class _Header(tarfile.TarInfo):
     """A member of a tar, checked before tarfile reads on."""
 
     @classmethod
@@ -50,77 +57,130 @@ class _Member(tarfile.TarInfo):
         return member
 
 
-class Archive:
+@dataclass(frozen=True)
+class _Packed:
+    """A file in an archive, not read yet; `packed` is what it takes there, or that archive's own size."""
+
+    name: str
+    open: Callable[[], IO[bytes]]
+    size: int
+    packed: int
+    piece: int
+    is_link: bool
+    is_encrypted: bool
+
+    @property
+    def leads_out(self) -> bool:
+        path = PurePosixPath(self.name.replace("\\", "/"))
+        return path.is_absolute() or ".." in path.parts or (bool(path.parts) and path.parts[0].endswith(":"))
+
+
+class Archive(Walk):
     """Every image in an archive, by its path within it (`train.zip/train/cat.0.jpg` in a nested one)."""
 
-    def __init__(self, path: Path, scratch: Path) -> None:
-        self.path = path
-        self._scratch = scratch
+    def __init__(self, path: Path, scratch: Path, zip_encoding: str = "") -> None:
+        """`zip_encoding` is that of names which do not say theirs and are not UTF-8."""
+        self.path, self.where = path, str(path)
+        self._scratch, self._encoding = scratch, zip_encoding
 
     def files(self) -> list[Path]:
         return [self.path]
 
-    def entries(self) -> list[Entry]:
-        return [Entry(name) for name, _ in self._members(self.path, self.path.name, "", names_only=True)]
+    def members(self) -> Iterator[Member]:
+        yield from self.below("")
 
-    def read(self) -> Iterator[tuple[str, bytes]]:
-        yield from self._members(self.path, self.path.name, "", names_only=False)
+    def below(self, prefix: str) -> Iterator[Member]:
+        """Its members, their names after a prefix."""
+        yield from self._members(self.path, prefix)
 
-    def _members(self, file: Path | IO[bytes], name: str, prefix: str, names_only: bool) -> Iterator[tuple[str, bytes]]:
-        walk = self._zip if name.lower().endswith(".zip") else self._tar
+    def _members(self, file: Path | IO[bytes], prefix: str) -> Iterator[Member]:
+        with self._explained(prefix):
+            yield from self._zip(file, prefix) if self._kind(file) == "zip" else self._tar(file, prefix)
+
+    @contextmanager
+    def _explained(self, prefix: str) -> Iterator[None]:
+        """What the readers of archives raise, in our words."""
         try:
-            yield from walk(file, prefix, names_only)
+            yield
         except NotImplementedError as error:
-            raise UserError(str(self.path), f"cannot be read ({error})", "unpack it and give the folder") from None
+            raise UserError(self.where, f"cannot be read ({error})", "unpack it and give the folder") from None
         except _Oversized as error:
-            raise UserError(str(self.path), f"holds {error}", "do not use this archive, or unpack it and give the folder") from None
+            raise UserError(self.where, f"holds {error}", "do not use this archive, or unpack it and give the folder") from None
         except (*_DAMAGE, OSError) as error:
             if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):  # the disk's fault, not the archive's
                 raise
             reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(":")
-            raise UserError(str(self.path), f"{prefix or 'the archive'} is corrupt ({reason})", "download it again") from None
+            raise UserError(self.where, f"{prefix or 'the archive'} is corrupt ({reason})", "download it again") from None
 
-    def _zip(self, file: Path | IO[bytes], prefix: str, names_only: bool) -> Iterator[tuple[str, bytes]]:
+    def _kind(self, file: Path | IO[bytes]) -> str:
+        if isinstance(file, Path):
+            with file.open("rb") as opened:
+                first = opened.read(signatures.FIRST)
+        else:
+            first = file.read(signatures.FIRST)
+            file.seek(0)
+        kind = signatures.archive_kind(first)
+        if kind in ("7z", "rar"):
+            raise UserError(self.where, f"is or holds a {kind} archive, which cannot be read", "unpack it and give the folder")
+        if kind == "zstd" and sys.version_info < (3, 14):
+            raise UserError(self.where, "is compressed with zstd, which this Python cannot read", "unpack it with zstd -d")
+        return kind
+
+    def _zip(self, file: Path | IO[bytes], prefix: str) -> Iterator[Member]:
         with zipfile.ZipFile(file) as archive:
             for member in archive.infolist():
-                if member.is_dir() or not self._wanted(member.filename):
+                if member.is_dir():
                     continue
-                self._check(member.filename, is_link=(member.external_attr >> 16) & 0o170000 == 0o120000)
-                if member.flag_bits & 1:
-                    raise UserError(str(self.path), "the archive is encrypted", "unpack it and give the folder")
-                _check_size(member.filename, member.file_size, member.compress_size)
-                name = prefix + member.filename.replace("\\", "/")  # some Windows programs write backslashes
+                inner = zip_names.read(member, self._encoding, self.where).replace("\\", "/")  # some Windows programs write backslashes
+                is_link = (member.external_attr >> 16) & 0o170000 == 0o120000
                 # bzip2 and LZMA unpack a whole piece at once, and a small one may unpack to megabytes
                 piece = 1 << 16 if member.compress_type in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) else 1 << 12
-                if is_archive(name):
-                    with archive.open(member) as inner:
-                        yield from self._nested(inner, member.file_size, piece, name, names_only)
-                elif names_only:
-                    yield name, b""
-                else:
-                    with archive.open(member) as inner:
-                        yield name, b"".join(iter(partial(inner.read, piece), b""))
+                packed = _Packed(
+                    inner, partial(archive.open, member), member.file_size, member.compress_size, piece, is_link, bool(member.flag_bits & 1)
+                )
+                yield from self._opened(packed, prefix, (member.CRC, member.file_size))
 
-    def _tar(self, file: Path | IO[bytes], prefix: str, names_only: bool) -> Iterator[tuple[str, bytes]]:
-        opened = {"name": file} if isinstance(file, Path) else {"fileobj": file}
-        packed = file.stat().st_size if isinstance(file, Path) else os.fstat(file.fileno()).st_size
-        with tarfile.open(mode="r:*", tarinfo=_Member, **opened) as archive:
+    def _tar(self, file: Path | IO[bytes], prefix: str) -> Iterator[Member]:
+        opened: dict[str, Any] = {"name": file} if isinstance(file, Path) else {"fileobj": file}
+        if self._encoding:
+            opened["encoding"] = zip_names.known(self._encoding)
+        whole = file.stat().st_size if isinstance(file, Path) else os.fstat(file.fileno()).st_size
+        with tarfile.open(mode="r:*", tarinfo=_Header, **opened) as archive:
             for member in archive:
-                if member.isdir() or not self._wanted(member.name):
+                if member.isdir():
                     continue
-                self._check(member.name, is_link=not member.isfile())
-                _check_size(member.name, member.size, packed)
-                if is_archive(member.name):
-                    inner = cast(IO[bytes], archive.extractfile(member))
-                    yield from self._nested(inner, member.size, 1 << 16, prefix + member.name, names_only)
-                elif names_only:
-                    yield prefix + member.name.removeprefix("./"), b""
-                else:
-                    content = cast(IO[bytes], archive.extractfile(member)).read()
-                    if len(content) != member.size:
-                        raise EOFError(f"{member.name} is cut short")
-                    yield prefix + member.name.removeprefix("./"), content
+                content = partial(cast("Callable[[tarfile.TarInfo], IO[bytes]]", archive.extractfile), member)
+                name = member.name.removeprefix("./")
+                yield from self._opened(_Packed(name, content, member.size, whole, 1 << 16, not member.isfile(), False), prefix, None)
             self._check_end(archive)
+
+    def _opened(self, packed: _Packed, prefix: str, identity: Hashable) -> Iterator[Member]:
+        """A member as it is, or what is in it where it is an archive itself."""
+        name = prefix + packed.name
+        what = names.what(packed.name, bytes)
+        if what in (names.IMAGE, names.ARCHIVE):
+            self._check(packed)
+        if what == names.ARCHIVE:
+            yield from self._nested(packed, name)
+        elif packed.leads_out or packed.is_link:
+            yield Member(name, bytes, bytes, special="links and devices in archives")
+        else:
+            yield Member(name, partial(self._first, packed, prefix), partial(self._content, packed, prefix), identity)
+
+    def _first(self, packed: _Packed, prefix: str) -> bytes:
+        if packed.is_encrypted:
+            return b""
+        with self._explained(prefix), packed.open() as file:
+            return file.read(signatures.FIRST)
+
+    def _content(self, packed: _Packed, prefix: str) -> bytes:
+        with self._explained(prefix):
+            self._check(packed)
+            with packed.open() as file:
+                content = b"".join(iter(partial(file.read, packed.piece), b""))
+            if len(content) != packed.size:
+                raise EOFError(f"{packed.name} is cut short")
+        return content
 
     @staticmethod
     def _check_end(archive: tarfile.TarFile) -> None:
@@ -131,30 +191,47 @@ class Archive:
         while file.read(1 << 16):  # gzip compares its checksum at the end
             pass
 
-    def _nested(self, inner: IO[bytes], size: int, piece: int, name: str, names_only: bool) -> Iterator[tuple[str, bytes]]:
-        if sum(part.lower().endswith(ARCHIVES) for part in name.split("/")) > DEPTH:
+    def _nested(self, packed: _Packed, name: str) -> Iterator[Member]:
+        if sum(map(names.is_archive, name.split("/"))) > DEPTH:
             raise _Oversized(f"archives inside archives, more than {DEPTH} deep")
-        local.require_space(self._scratch, size, f"unpacking {name}")
+        local.require_space(self._scratch, packed.size, f"unpacking {name}")
         # seeking in a compressed member reads it again from its start, so it is copied out first
-        with tempfile.TemporaryFile(dir=self._scratch) as copy:
-            shutil.copyfileobj(inner, copy, piece)
+        with packed.open() as inner, tempfile.TemporaryFile(dir=self._scratch) as copy:
+            shutil.copyfileobj(inner, copy, packed.piece)
             copy.seek(0)
-            yield from self._members(copy, name, name + "/", names_only)
+            yield from self._members(copy, name + "/")
 
-    def _wanted(self, name: str) -> bool:
-        return is_image(name) or (is_archive(name) and "__MACOSX" not in name.split("/"))
+    def _check(self, packed: _Packed) -> None:
+        """Refuse a member that no honest archive of images holds."""
+        if packed.leads_out:
+            raise UserError(self.where, f"the member {packed.name!r} leads out of the archive", "do not use this archive")
+        if packed.is_link:
+            raise UserError(self.where, f"the member {packed.name!r} is a link or a device", "pack the files themselves")
+        if packed.is_encrypted:
+            raise UserError(self.where, "the archive is encrypted", "unpack it and give the folder")
+        if not names.is_archive(packed.name) and packed.size > IMAGE_BYTES:
+            raise _Oversized(f"{packed.name} of {local.size(packed.size)}, larger than any image ({local.size(IMAGE_BYTES)})")
+        if packed.size > RATIO_FROM and packed.size > RATIO * packed.packed:
+            raise _Oversized(f"{packed.name}, which unpacks from {local.size(packed.packed)} to {local.size(packed.size)}")
 
-    def _check(self, name: str, is_link: bool) -> None:
-        path = PurePosixPath(name.replace("\\", "/"))
-        if path.is_absolute() or ".." in path.parts or (path.parts and path.parts[0].endswith(":")):
-            raise UserError(str(self.path), f"the member {name!r} leads out of the archive", "do not use this archive")
-        if is_link:
-            raise UserError(str(self.path), f"the member {name!r} is a link or a device", "pack the files themselves")
 
-
-def _check_size(name: str, size: int, packed: int) -> None:
-    """Refuse a member by its size; `packed` is what it takes in the archive, or that archive's own size."""
-    if not is_archive(name) and size > IMAGE_BYTES:
-        raise _Oversized(f"{name} of {local.size(size)}, larger than any image ({local.size(IMAGE_BYTES)})")
-    if size > RATIO_FROM and size > RATIO * packed:
-        raise _Oversized(f"{name}, which unpacks from {local.size(packed)} to {local.size(size)}")
+def directory(file: Path) -> str:
+    """What an archive says of its members, as a short text that differs where one of them does; empty if it cannot be told."""
+    digest = hashlib.sha256()
+    try:
+        with file.open("rb") as opened:
+            kind = signatures.archive_kind(opened.read(signatures.FIRST))
+            if kind == "zip":
+                with zipfile.ZipFile(opened) as archive:
+                    for member in archive.infolist():
+                        digest.update(repr((member.orig_filename, member.CRC, member.file_size)).encode("utf-8", "surrogateescape"))
+            elif kind == "tar":
+                with tarfile.open(fileobj=opened, tarinfo=_Header) as archive_:
+                    for header in archive_:
+                        digest.update(repr((header.name, header.size, header.mtime)).encode("utf-8", "surrogateescape"))
+            else:  # a compressed tar ends with a checksum of all of it
+                opened.seek(max(0, file.stat().st_size - _TAIL))
+                digest.update(opened.read())
+    except (*_DAMAGE, _Oversized, NotImplementedError, UnicodeError):
+        return ""
+    return digest.hexdigest()

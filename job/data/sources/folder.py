@@ -1,42 +1,88 @@
-"""Images in a folder, and a single image."""
+"""Images in a folder, its links followed and its archives opened, and a single image."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
-from job.data.sources import Entry, is_image
+from job.data import signatures
+from job.data.sources import Entry, Listing, names
+from job.data.sources.archive import Archive
+from job.data.sources.walk import Member, Walk, sort
 from job.errors import UserError
 
 
-class Folder:
+class Folder(Walk):
     """Every image below a folder, by its path within it."""
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
+    def __init__(self, root: Path, scratch: Path = Path(), zip_encoding: str = "") -> None:
+        self.root, self.where = root, str(root)
+        self._scratch, self._zip_encoding = scratch, zip_encoding
 
     def files(self) -> list[Path]:
-        return [self.root / entry.name for entry in self.entries()]
+        unopened = self._walk(str(self.root), "", (), open_archives=False)
+        return [self.root / entry.name for entry in sort(unopened, self.where)[0].entries]
 
-    def entries(self) -> list[Entry]:
-        names = []
-        for folder, inner, files in os.walk(self.root, onerror=_unreadable):
-            inner[:] = sorted(d for d in inner if not d.startswith("."))
-            relative = Path(folder).relative_to(self.root).as_posix()
-            names += [f if relative == "." else f"{relative}/{f}" for f in files]
-        return [Entry(name) for name in sorted(names) if is_image(name)]
+    def members(self) -> Iterator[Member]:
+        yield from self._walk(str(self.root), "", (), open_archives=True)
 
-    def read(self) -> Iterator[tuple[str, bytes]]:
-        for entry in self.entries():
-            try:
-                yield entry.name, (self.root / entry.name).read_bytes()
-            except FileNotFoundError:
-                raise UserError(str(self.root / entry.name), "is a broken link, or was just deleted", "delete it and rerun") from None
+    def _walk(self, folder: str, prefix: str, above: tuple[tuple[int, int], ...], open_archives: bool) -> Iterator[Member]:
+        """The files below a folder, sorted by name; a link that leads back to a folder above is where the walk turns round."""
+        try:
+            status = os.stat(folder)
+            found = sorted(os.scandir(folder), key=lambda entry: entry.name)
+        except OSError as error:
+            raise UserError(folder, f"cannot be listed ({error.strerror})", "change its permissions") from None
+        here = (status.st_dev, status.st_ino)
+        if here in above:
+            return
+        for entry in found:
+            name = prefix + entry.name
+            if entry.is_dir():
+                if not names.is_system_folder(entry.name):
+                    yield from self._walk(entry.path, name + "/", (*above, here), open_archives)
+            elif entry.is_file():
+                yield from self._file(entry.path, name, open_archives)
+            elif entry.is_symlink():
+                yield _member(entry.path, name, fault=_broken(entry.path))
+            else:
+                yield _member(entry.path, name, special="pipes, sockets and devices")
+
+    def _file(self, path: str, name: str, open_archives: bool) -> Iterator[Member]:
+        if not names.is_archive(name) or names.what(name, bytes) != names.ARCHIVE:
+            yield _member(path, name)
+        elif open_archives:
+            yield from Archive(Path(path), self._scratch, self._zip_encoding).below(name + "/")
+        else:
+            yield _member(path, name, special=names.IMAGE)  # one of the files that the source consists of
 
 
-def _unreadable(error: OSError) -> None:
-    raise UserError(str(error.filename), f"cannot be listed ({error.strerror})", "change its permissions")
+def _member(path: str, name: str, fault: str = "", special: str = "") -> Member:
+    return Member(name, partial(_first, path), partial(_content, path), fault=fault, special=special)
+
+
+def _first(path: str) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            return file.read(signatures.FIRST)
+    except OSError:  # what cannot be opened here is no image of ours, or reading it will say so
+        return b""
+
+
+def _content(path: str) -> bytes:
+    try:
+        return Path(path).read_bytes()
+    except FileNotFoundError:
+        raise UserError(path, "was just deleted", "rerun") from None
+
+
+def _broken(path: str) -> str:
+    target = os.readlink(path)
+    if "annex/objects/" in target:
+        return "its content is not in this clone: run git annex get"
+    return f"is a broken link to {target}"
 
 
 class SingleImage:
@@ -44,12 +90,10 @@ class SingleImage:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.listing = Listing([Entry(path.name)])
 
     def files(self) -> list[Path]:
         return [self.path]
-
-    def entries(self) -> list[Entry]:
-        return [Entry(self.path.name)]
 
     def read(self) -> Iterator[tuple[str, bytes]]:
         yield self.path.name, self.path.read_bytes()

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
 
-from job.data.sources import Entry
+from job.config.schema import Reading
+from job.data.sources import Entry, Listing
 from job.errors import UserError
 
 PATHS = ("path", "file", "filename", "image", "image_path")
@@ -16,15 +18,16 @@ LABELS = ("label", "class", "category", "target")
 class Table:
     """The rows of a CSV with a header. Paths are relative to the CSV's folder."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, reading: Reading, labels: bool) -> None:
+        self.path, self.reading, self.labels = path, reading, labels
 
     def files(self) -> list[Path]:
-        return [self.path, *(self.path.parent / entry.name for entry in self.entries())]
+        return [self.path, *(self.path.parent / entry.name for entry in self.listing.entries)]
 
-    def entries(self) -> list[Entry]:
+    @cached_property
+    def listing(self) -> Listing:
         try:
-            return self._entries()
+            return Listing(self._entries(), labels=f"column label of {self.path.name}")
         except (UnicodeDecodeError, csv.Error) as error:
             raise UserError(str(self.path), f"is not a CSV in UTF-8 ({error})", "save it as CSV UTF-8") from None
 
@@ -56,7 +59,7 @@ class Table:
         )  # fmt: skip
 
     def read(self) -> Iterator[tuple[str, bytes]]:
-        for entry in self.entries():
+        for entry in self.listing.entries:
             try:
                 yield entry.name, (self.path.parent / entry.name).read_bytes()
             except (FileNotFoundError, IsADirectoryError):

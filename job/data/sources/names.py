@@ -1,0 +1,94 @@
+"""Which files of a source are images, by one rule for folders and archives alike.
+
+A name decides where it can; a file whose name says nothing is known by its first bytes.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+
+from job.data import signatures
+
+IMAGES = (
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".dib", ".gif", ".tif", ".tiff", ".avif", ".jp2",
+    ".ppm", ".pgm", ".pbm", ".pnm", ".heic", ".heif", ".hif",
+)  # fmt: skip
+ARCHIVES = (
+    ".zip", ".tar", ".tar.gz", ".tgz", ".tar.xz", ".txz", ".tar.bz2", ".tbz2", ".tbz", ".tar.zst", ".tzst",
+)  # fmt: skip
+CLOSED_ARCHIVES = (".7z", ".rar")  # nothing here reads what they hold
+TABLES = (".csv", ".tsv", ".tab")
+_UNREAD = (  # photographs that no decoder here reads, though some begin as a TIFF does
+    ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf", ".pef", ".srw", ".jxl", ".dcm", ".psd", ".svg",
+    ".exr", ".hdr", ".nii", ".nii.gz", ".svs",
+)  # fmt: skip
+_SYSTEM_FILES = ("thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r")
+_SYSTEM_FOLDERS = (
+    "__macosx", "@eadir", "#recycle", "@recycle", "$recycle.bin", "lost+found", "system volume information", "__pycache__", "_vti_cnf",
+)  # fmt: skip
+_SMALL_COPIES = ("thumbnails", "thumbs", "_thumbs")
+_RUN, _SWEEP = {"config.toml", "environment.json", "log.txt"}, {"sweep.json", "trials.csv"}  # what marks a folder as ours
+_SHARD = re.compile(r"(train|validation|test)-\d{5}-of-\d{5}\.(tfrecord|index\.npy)")
+
+# What a file is to us; any other word is the reason why it is passed over, and empty means: without a word.
+IMAGE, ARCHIVE, CLOSED, TABLE = "image", "archive", "closed archive", "table"
+OTHER = "files that are no images"
+
+
+def stem(name: str) -> str:
+    """The name of an archive or a table without its ending; any other name as it is."""
+    ending = max((e for e in (*ARCHIVES, *TABLES) if name.lower().endswith(e)), key=len, default="")
+    return name[: len(name) - len(ending)]
+
+
+def is_image(name: str) -> bool:
+    """Whether a name is an image's by its ending."""
+    return name.lower().endswith(IMAGES)
+
+
+def is_archive(name: str) -> bool:
+    """Whether a name is that of an archive that can be read, by its ending."""
+    return name.lower().endswith(ARCHIVES)
+
+
+def is_system_folder(name: str) -> bool:
+    """Whether a folder is hidden, or made by a system or a program for itself."""
+    return (name.startswith(".") and name not in (".", "..")) or name.lower() in _SYSTEM_FOLDERS
+
+
+def what(name: str, first: Callable[[], bytes]) -> str:
+    """What the file of this path is: one of the words above, or why it is passed over.
+
+    Args:
+        name: its path within the source.
+        first: gives its first `signatures.FIRST` bytes; called only where the name does not say enough.
+    """
+    *folders, file = name.split("/")
+    lower = file.lower()
+    if any(map(is_system_folder, folders)) or lower in _SYSTEM_FILES or lower.startswith((".ds_store", "._")):
+        return ""
+    if any(folder.lower() in _SMALL_COPIES for folder in folders):
+        return "files in folders of thumbnails"
+    if lower.startswith("."):
+        return "hidden files"
+    if lower.endswith(_UNREAD):
+        return "photographs of kinds that are not read (convert them to JPEG or PNG)"
+    for kind, endings in ((IMAGE, IMAGES), (ARCHIVE, ARCHIVES), (CLOSED, CLOSED_ARCHIVES)):
+        if lower.endswith(endings):
+            return kind
+    if _SHARD.fullmatch(file):
+        return ""
+    if signatures.is_image(first()):
+        return IMAGE
+    return TABLE if lower.endswith(TABLES) else OTHER
+
+
+def our_folders(names: Iterable[str]) -> set[str]:
+    """The folders among these paths that are runs and sweeps of this program, each with a / at its end."""
+    files: dict[str, set[str]] = {}
+    for name in names:
+        folder, _, file = name.rpartition("/")
+        if file in _RUN or file in _SWEEP:
+            files.setdefault(folder, set()).add(file)
+    return {f"{folder}/" if folder else "" for folder, found in files.items() if found >= _RUN or found >= _SWEEP}

@@ -1,0 +1,80 @@
+"""The names in a zip, whatever code page they were written in: never letters that nobody wrote.
+
+A zip says of each name whether it is UTF-8, and may give it a second time, in UTF-8. Where it does neither, a Mac
+wrote UTF-8 all the same, and Windows the code page of its user, which only the user knows.
+"""
+
+from __future__ import annotations
+
+import codecs
+import struct
+import zipfile
+import zlib
+from contextlib import suppress
+
+from job.errors import UserError
+
+_UTF8 = 0x800  # the flag
+_UNICODE_PATH = 0x7075  # the extra field
+_TRIED = ("gbk", "shift_jis", "euc_kr", "cp1251", "cp866", "cp850", "cp1252")
+
+
+def read(member: zipfile.ZipInfo, encoding: str, where: str) -> str:
+    """The name of a member.
+
+    Raises:
+        UserError: it is not UTF-8 and `encoding` is empty or does not fit.
+    """
+    if member.flag_bits & _UTF8:
+        return member.filename
+    raw = member.orig_filename.split("\0")[0].encode("cp437")  # as zipfile decoded it
+    if raw.isascii():
+        return member.filename
+    given = _unicode_path(member.extra, raw)
+    if given:
+        return given
+    if encoding:
+        try:
+            return raw.decode(known(encoding))
+        except UnicodeDecodeError:
+            raise UserError("--zip-encoding", f"{encoding} does not fit the names in {where}", _proposals(raw)) from None
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError:
+        raise UserError(where, "the names in it are in a code page that it does not tell", _proposals(raw)) from None
+
+
+def known(encoding: str) -> str:
+    """The encoding, if Python knows it.
+
+    Raises:
+        UserError: it does not.
+    """
+    try:
+        codecs.lookup(encoding)
+    except LookupError:
+        raise UserError("--zip-encoding", f"{encoding!r} is not an encoding", "give one such as gbk, shift_jis or cp850") from None
+    return encoding
+
+
+def _unicode_path(extra: bytes, raw: bytes) -> str:
+    """The name in UTF-8 that may stand in an extra field, if it was made for this very name; else empty."""
+    while len(extra) >= 4:
+        kind, length = struct.unpack("<HH", extra[:4])
+        field, extra = extra[4 : 4 + length], extra[4 + length :]
+        if kind == _UNICODE_PATH and len(field) > 5 and field[0] == 1 and struct.unpack("<I", field[1:5])[0] == zlib.crc32(raw):
+            with suppress(UnicodeDecodeError):
+                return field[5:].decode("utf-8")
+    return ""
+
+
+def _proposals(raw: bytes) -> str:
+    """How the name would read in some encodings, for the user to choose."""
+    read_as: dict[str, str] = {}
+    for encoding in _TRIED:
+        with suppress(UnicodeDecodeError):
+            text = raw.decode(encoding)
+            if text.isprintable() and text not in read_as.values():
+                read_as[encoding] = text
+    shown = ", ".join(f"{encoding} ({text})" for encoding, text in list(read_as.items())[:4])
+    return f"give the one that reads right with --zip-encoding: {shown}" if shown else "give their encoding with --zip-encoding"
