@@ -26,10 +26,13 @@ NO_DATA = """no --data given; any of these will do, and is prepared on the way:
   dogs and cats from Kaggle (a token):   twofold train --data kaggle:salader/dogs-vs-cats --out run"""
 
 
-def prepare(request: Request, stop: Stop) -> Manifest:
-    """Images become shards."""
-    from job.prepare import prepare
+def prepare(request: Request, stop: Stop) -> Manifest | None:
+    """Images become shards; None for a dry run, which makes none."""
+    from job.prepare import look, prepare
 
+    if request.config.look.dry_run:
+        look(request.positional["source"], request.config, stop)
+        return None
     return prepare(request.positional["source"], request.config, stop)
 
 

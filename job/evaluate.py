@@ -11,11 +11,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from job.config.schema import EvaluateConfig
+from job.config.schema import EvaluateConfig, Reading
 from job.console import console
-from job.data import layout, manifest
+from job.data import manifest
+from job.data.class_names import same_class
+from job.data.layout import Wanted
 from job.data.shards import Reader
-from job.data.sources import open_source
+from job.data.survey import survey
 from job.errors import UserError
 from job.inference import export, plots
 from job.inference.trained import Item, Prediction, Trained
@@ -48,7 +50,7 @@ def evaluate(run: Path, config: EvaluateConfig, stop: Stop | None = None) -> dic
         if data and not (manifest.exists(Path(data)) or manifest.unfinished(Path(data))):
             if config.evaluation.split:
                 raise UserError("--split", f"{data} is a source, not shards", "omit it, or prepare the source")
-            dataset = _from_source(data, Path(scratch), trained, stop)
+            dataset = _from_source(data, Path(scratch), trained, config.reading, stop)
         elif data or own:
             dataset = _from_shards(Path(data or own or ""), config.evaluation.split or ("test" if data else "validation"), trained.classes)
         else:
@@ -105,7 +107,7 @@ def _shared(dataset: _Dataset, own: Path | None, split: str) -> int | None:
 
 def _from_shards(folder: Path, split: str, classes: tuple[str, str]) -> _Dataset:
     shards = manifest.read(folder)
-    same = [layout.same_class(a) == layout.same_class(b) for a, b in zip(shards.classes, classes, strict=True)]
+    same = [same_class(a) == same_class(b) for a, b in zip(shards.classes, classes, strict=True)]
     if not all(same):
         raise UserError(str(folder), f"its classes are {' and '.join(shards.classes)}, the model's {' and '.join(classes)}", "")
     names = list(shards.splits) if split == "all" else [split]
@@ -123,23 +125,25 @@ def _from_shards(folder: Path, split: str, classes: tuple[str, str]) -> _Dataset
     return _Dataset(split, sum(shard.records for shard in chosen), items(), sha256, {})
 
 
-def _from_source(text: str, scratch: Path, trained: Trained, stop: Stop) -> _Dataset:
-    source = open_source(text, scratch, stop)
-    found = layout.find(source.listing.entries, text, classes=trained.classes)
-    labels = {image.name: image.label for image in found.images}
-    if found.unlabelled:
-        console.log(f"skipped: {len(found.unlabelled):,} images without a class, such as {found.unlabelled[0]}")
+def _from_source(text: str, scratch: Path, trained: Trained, reading: Reading, stop: Stop) -> _Dataset:
+    found = survey([text], scratch, stop, reading, Wanted(model=trained.classes))
+    for line in found.lines():
+        console.log(line)
+    labels = {image.name: image.label for image in found.layout.images}
     sha256: list[str] = []
     originals: dict[str, bytes] = {}
 
     def images() -> Iterator[tuple[str, bytes]]:
-        for number, (name, data) in enumerate(item for item in source.read() if item[0] in labels):
+        for number, (name, data) in enumerate(found.read()):
             sha256.append(hashlib.sha256(data).hexdigest())
             if number % -(-len(labels) // COMPARED) == 0:
                 originals[name] = data
             yield name, data
 
     def items() -> Generator[Item, None, None]:
+        for image in found.layout.images:
+            if image.fault:
+                console.log(f"skipped: {image.name}: {image.fault}")
         for name, jpeg, fault in trained.stored(images()):
             if fault:
                 console.log(f"skipped: {name}: {fault}")

@@ -12,7 +12,7 @@ from typing import Any
 
 from job.config.schema import PredictConfig
 from job.console import console
-from job.data.sources import open_source
+from job.data.sources import Listing, open_source
 from job.errors import UserError
 from job.inference.trained import Item, Prediction, Trained
 from job.metrics import probability
@@ -51,13 +51,14 @@ def rows(run: Path, paths: Sequence[str], config: PredictConfig, stop: Stop | No
     stop = Stop() if stop is None else stop
     trained = Trained(run, config.work.workers)
     with tempfile.TemporaryDirectory(prefix="twofold-") as scratch:
-        sources = [(path, open_source(path, Path(scratch), stop)) for path in paths]
+        sources = [(path, open_source(path, Path(scratch), stop, config.reading, labels=False)) for path in paths]
         total = sum(len(source.listing.entries) for _, source in sources)
         if not total:
             raise UserError(" ".join(paths), "no image found", "give JPEG, PNG or WebP files")
 
         def items() -> Iterator[Item]:
             for path, source in sources:
+                _say(path, source.listing)
                 for name, jpeg, fault in trained.stored(source.read()):
                     shown = _shown(path, name)
                     if fault:
@@ -74,6 +75,15 @@ def rows(run: Path, paths: Sequence[str], config: PredictConfig, stop: Stop | No
                 yield _row(prediction, trained.classes)
     if not count:
         raise UserError(" ".join(paths), "none of its images decodes", "give JPEG, PNG or WebP files")
+
+
+def _say(path: str, listing: Listing) -> None:
+    """What of a source is not predicted, and why."""
+    for line in (*listing.notes, *(f"skipped: {line}" for line in listing.skipped.lines())):
+        console.log(f"{path}: {line}")
+    for entry in listing.entries:
+        if entry.fault:
+            console.log(f"skipped: {_shown(path, entry.name)}: {entry.fault}")
 
 
 def _row(prediction: Prediction, classes: tuple[str, str]) -> dict[str, Any]:

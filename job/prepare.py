@@ -10,18 +10,22 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import tempfile
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from job.config.schema import Config, Output, Prepare, PrepareConfig
+from job.config.schema import Config, Output, Prepare, PrepareConfig, Reading
 from job.console import console, counted, duration
-from job.data import audit, layout, manifest, pixels, shards
-from job.data.sources import Entry, Source, contents, is_remote, open_source
+from job.data import audit, manifest, pixels, shards
+from job.data.class_names import same_class
+from job.data.division import divide
+from job.data.layout import Wanted
+from job.data.sources import contents, is_remote, open_source
+from job.data.survey import Survey, survey
 from job.errors import UserError
 from job.machine.devices import cores
 from job.machine.pool import in_order
@@ -54,12 +58,11 @@ def prepare(sources: Sequence[str], config: PrepareConfig, stop: Stop | None = N
         Interrupted: `stop` was set; the same call resumes.
     """
     folder = Path(config.output.out).absolute()
-    if not sources:
-        raise UserError("prepare", "no source given", "name a folder, an archive, kaggle:owner/dataset or https://...")
+    _check_given(sources)
+    stop = Stop() if stop is None else stop
     if not config.output.out:
         raise UserError("--out", "no folder given for the shards", "add --out DIR")
-    stop = Stop() if stop is None else stop
-    settings = _settings(sources, config.prepare)
+    settings = _settings(sources, config.prepare, config.reading)
     if manifest.exists(folder):
         return _finished(folder, settings)
     for text in sources:
@@ -75,6 +78,23 @@ def prepare(sources: Sequence[str], config: PrepareConfig, stop: Stop | None = N
         made = _Preparation(sources, config, folder, work, stop).run(settings)
         local.remove_tree(work)
         return made
+
+
+def _check_given(sources: Sequence[str]) -> None:
+    if not sources:
+        raise UserError("prepare", "no source given", "name a folder, an archive, kaggle:owner/dataset or https://...")
+
+
+def look(sources: Sequence[str], config: PrepareConfig, stop: Stop) -> None:
+    """Say what would be prepared. A download is kept where there is a folder for it, for the prepare that follows."""
+    _check_given(sources)
+    with tempfile.TemporaryDirectory(prefix="twofold-") as temporary:
+        scratch = Path(temporary)
+        if config.output.out and any(map(is_remote, sources)):
+            scratch = Path(config.output.out).absolute() / ".work"
+            local.make_folder(scratch)
+            console.log(f"downloads are kept in {scratch}")
+        _say(_survey(sources, config, scratch, stop), config.prepare)
 
 
 def prepared_shards(config: Config, folder: Path, stop: Stop, started: Path | None) -> Path:
@@ -94,21 +114,54 @@ def prepared_shards(config: Config, folder: Path, stop: Stop, started: Path | No
         if manifest.exists(own):
             _compare(own, text)
             return own
-    out = Path(cache) / f"shards-{key([text], config.prepare)}" if cache else folder / records.DATA
-    prepare([text], PrepareConfig(prepare=config.prepare, output=Output(out=str(out)), work=config.work), stop, wait=bool(cache))
+    out = Path(cache) / f"shards-{key([text], config.prepare, config.reading)}" if cache else folder / records.DATA
+    prepare(
+        [text],
+        PrepareConfig(reading=config.reading, prepare=config.prepare, output=Output(out=str(out)), work=config.work),
+        stop,
+        wait=bool(cache),
+    )
     return out
 
 
-def key(sources: Sequence[str], options: Prepare) -> str:
+def key(sources: Sequence[str], options: Prepare, reading: Reading) -> str:
     """A short name of what `prepare` would make of these sources as they are now, for a cache of several data sets."""
-    return hashlib.sha256(json.dumps(_settings(sources, options), sort_keys=True).encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps(_settings(sources, options, reading), sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _settings(sources: Sequence[str], prepare: Prepare) -> dict[str, Any]:
+def _settings(sources: Sequence[str], prepare: Prepare, reading: Reading) -> dict[str, Any]:
     return dict(
         sources=_names(sources), side=prepare.side, val=prepare.val, test=prepare.test, positive=prepare.positive,
-        max_bad=prepare.max_bad, quality=pixels.QUALITY, contents=[contents(text) for text in sources],
+        max_bad=prepare.max_bad, quality=pixels.QUALITY, contents=[contents(text) for text in sources], classes=[*prepare.classes],
+        path_column=reading.path_column, label_column=reading.label_column, zip_encoding=reading.zip_encoding,
     )  # fmt: skip
+
+
+def _survey(sources: Sequence[str], config: PrepareConfig, scratch: Path, stop: Stop) -> Survey:
+    """What the sources hold.
+
+    Raises:
+        UserError: the two classes cannot be told, or nothing is left to train on.
+    """
+    pair = config.prepare.classes
+    if len({same_class(name) for name in pair}) not in (0, 2) or len(pair) not in (0, 2):
+        raise UserError("--classes", f"{','.join(pair)} are not two classes", "name two, as in --classes cats,dogs")
+    found = survey(sources, scratch, stop, config.reading, Wanted(config.prepare.positive, pair))
+    splits = {image.split for image in found.layout.images}
+    if splits <= {"validation", "test"}:
+        where = ", ".join(f"{split}: {said}" for split, said in found.layout.splits.items())
+        raise UserError(" ".join(sources), f"no image is left to train on ({where})", "add some, or give that folder itself")
+    return found
+
+
+def _say(found: Survey, options: Prepare) -> None:
+    """What was decided, before it is done."""
+    for line in found.lines():
+        console.log(line)
+    splits = {image.split for image in found.layout.images}
+    for split, share in (("validation", options.val), ("test", options.test)):
+        if split not in splits and share:
+            console.log(f"{split}: {share:.0%} of the training images of each class, by a hash of their content")
 
 
 def _names(sources: Sequence[str]) -> list[str]:
@@ -171,55 +224,41 @@ class _Preparation:
     """One preparation under way."""
 
     def __init__(self, sources: Sequence[str], config: PrepareConfig, folder: Path, work: Path, stop: Stop) -> None:
-        self.texts, self.folder, self.work, self.stop = sources, folder, work, stop
+        self.texts, self.config, self.folder, self.work, self.stop = sources, config, folder, work, stop
         self.options, self.workers = config.prepare, config.work.workers or cores()
 
     def run(self, settings: dict[str, Any]) -> manifest.Manifest:
         started = time.monotonic()
-        sources = [open_source(text, self.work, self.stop) for text in self.texts]
-        prefixes = _prefixes(self.texts)
-        found = self._layout(sources, prefixes)
-        console.log(_what(found, self.options.side, self.workers, self.folder))
-        wanted = {image.name: image for image in found.images}
+        found = _survey(self.texts, self.config, self.work, self.stop)
+        side, workers = self.options.side, counted(self.workers, "worker")
+        console.log(f"preparing {len(found.layout.images):,} images at {side} px with {workers} into {self.folder}")
+        _say(found, self.options)
         with (self.work / "spool").open("wb") as spool:
-            spooled = list(self._examine(sources, prefixes, wanted, spool))
+            spooled = list(self._examine(found, spool))
         seconds = time.monotonic() - started
         verdict = audit.audit(s.examined for s in spooled)
         report = audit.write_report(self.folder, verdict.aside)
         self._check_bad(verdict, len(spooled), report)
         places = {s.examined.key: s for s in spooled}
-        splits = self._cut(verdict.kept, found.classes)
+        classes = found.layout.classes
+        splits = divide(verdict.kept, self.options.val, self.options.test, classes)
         written = self._write(splits, places)
-        made = manifest.Manifest(found.classes, written, settings)
+        made = manifest.Manifest(classes, written, settings)
         manifest.write(self.folder, made)
         rate = len(spooled) / seconds
         console.log(f"read {len(spooled):,} images in {duration(seconds)}: {rate:,.0f} images/s, {rate / self.workers:,.0f} per core")
         for name, split in written.items():
-            counts = ", ".join(f"{n:,} {c}" for c, n in zip(found.classes, split.classes, strict=True))
+            counts = ", ".join(f"{n:,} {c}" for c, n in zip(classes, split.classes, strict=True))
             console.log(f"{name}: {split.records:,} ({counts}) in {counted(len(split.shards), 'shard')}")
         if verdict.aside:
-            console.log(f"excluded: {len(verdict.aside):,} images ({verdict.bad:,} cannot be decoded), listed in {report}")
-        console.log(f"positive class: {found.classes[1]}; the data set is in {self.folder}")
+            console.log(f"excluded: {len(verdict.aside):,} images ({verdict.bad:,} cannot be read), listed in {report}")
+        console.log(f"positive class: {classes[1]}; the data set is in {self.folder}")
         return made
 
-    def _layout(self, sources: list[Source], prefixes: list[str]) -> layout.Layout:
-        entries = [
-            Entry(prefix + e.name, e.label, e.split)
-            for source, prefix in zip(sources, prefixes, strict=True)
-            for e in source.listing.entries
-        ]
-        twice = [name for name, count in Counter(e.name for e in entries).items() if count > 1]
-        if twice:
-            raise UserError(self.texts[0], f"two images are both called {twice[0]}", "rename one of them")
-        found = layout.find(entries, " ".join(self.texts), self.options.positive)
-        if found.unlabelled:
-            console.log(f"skipped: {len(found.unlabelled):,} images without a class, such as {found.unlabelled[0]}")
-        return found
-
-    def _examine(
-        self, sources: list[Source], prefixes: list[str], wanted: dict[str, layout.Labelled], spool: IO[bytes]
-    ) -> Iterator[_Spooled]:
-        side = self.options.side
+    def _examine(self, found: Survey, spool: IO[bytes]) -> Iterator[_Spooled]:
+        """All images of the survey, decoded and encoded by all workers; those that cannot be read come first."""
+        side, offset = self.options.side, 0
+        wanted = {image.name: image for image in found.layout.images}
 
         def examine(item: tuple[str, bytes]) -> tuple[str, str, bytes, str]:
             name, data = item
@@ -229,15 +268,11 @@ class _Preparation:
             except pixels.Undecodable as error:
                 return name, sha256, b"", str(error)
 
-        def images() -> Iterator[tuple[str, bytes]]:
-            for source, prefix in zip(sources, prefixes, strict=True):
-                for name, data in source.read():
-                    if prefix + name in wanted:
-                        yield prefix + name, data
-
-        offset = 0
-        with console.progress("reading", len(wanted), "images") as bar:
-            for name, sha256, jpeg, fault in in_order(examine, images(), self.workers):
+        for image in found.layout.images:
+            if image.fault:
+                yield _Spooled(audit.Examined(image.name, image.label, image.split, "", image.fault), 0, 0)
+        with console.progress("reading", sum(not image.fault for image in wanted.values()), "images") as bar:
+            for name, sha256, jpeg, fault in in_order(examine, found.read(), self.workers):
                 self.stop.check()
                 spool.write(jpeg)
                 image = wanted[name]
@@ -249,22 +284,9 @@ class _Preparation:
         if verdict.bad > self.options.max_bad * total:
             raise UserError(
                 str(report),
-                f"lists {verdict.bad:,} of {total:,} images that cannot be decoded, more than --max-bad {self.options.max_bad:g}",
+                f"lists {verdict.bad:,} of {total:,} images that cannot be read, more than --max-bad {self.options.max_bad:g}",
                 f"fix or delete them, or give --max-bad {-(-1000 * verdict.bad // total) / 1000:g}",
             )
-
-    def _cut(self, kept: list[audit.Examined], classes: tuple[str, str]) -> dict[str, list[audit.Examined]]:
-        """Divide into splits: the source's own where it names them, else by the hash of the content."""
-        named = {image.split for image in kept}
-        test = 0.0 if "test" in named else self.options.test
-        val = 0.0 if "validation" in named else self.options.val
-
-        splits = _divide(kept, val, test)
-        lacking = _lacking(splits, val, test)
-        if lacking is not None:
-            name, label = lacking
-            raise _empty_class(name, classes[label], kept, val, test)
-        return {name: members for name, members in splits.items() if members}
 
     def _write(self, splits: dict[str, list[audit.Examined]], places: dict[str, _Spooled]) -> dict[str, manifest.Split]:
         stored = sum(places[p.key].length for members in splits.values() for p in members)
@@ -295,56 +317,3 @@ def _write_split(
     )
     positives = sum(p.label for p in members)
     return manifest.Split(len(members), (len(members) - positives, positives), made)
-
-
-def _place(image: audit.Examined) -> float:
-    """A number in [0, 1) that the content alone decides."""
-    return int(image.sha256[:13], 16) / 16**13
-
-
-def _divide(kept: list[audit.Examined], val: float, test: float) -> dict[str, list[audit.Examined]]:
-    """Validation from the low end of the hashes and test from the high end, so neither share moves the other's images."""
-    splits: dict[str, list[audit.Examined]] = {name: [] for name in manifest.SPLITS}
-    for image in sorted(kept, key=lambda p: p.sha256):
-        place = _place(image)
-        cut = "validation" if place < val else "test" if place >= 1 - test else "train"
-        splits[image.split if image.split in ("test", "validation") else cut].append(image)
-    return splits
-
-
-def _lacking(splits: dict[str, list[audit.Examined]], val: float, test: float) -> tuple[str, int] | None:
-    """The first split that is wanted and holds no image of a class, with that class."""
-    wanted = {"train"} | ({"validation"} if val else set()) | ({"test"} if test else set()) | {n for n in splits if splits[n]}
-    return next(
-        ((name, label) for name in splits if name in wanted for label in (0, 1) if all(p.label != label for p in splits[name])), None
-    )
-
-
-def _empty_class(name: str, class_name: str, kept: list[audit.Examined], val: float, test: float) -> UserError:
-    if name == "train":
-        fix = "give more images, or smaller --val and --test"
-    else:
-        fix = "give more images"
-        now, flag = (val, "--val") if name == "validation" else (test, "--test")
-        for share in (k / 100 for k in range(1, 61) if k / 100 > now > 0):
-            tried = (share, test) if name == "validation" else (val, share)
-            if sum(tried) < 1 and _lacking(_divide(kept, *tried), *tried) is None:
-                fix = f"try {flag} {share:g}"
-                break
-    return UserError(f"split {name}", f"would hold no image of {class_name}", fix)
-
-
-def _prefixes(texts: Sequence[str]) -> list[str]:
-    """What tells the images of several sources apart; nothing where there is one."""
-    if len(texts) == 1:
-        return [""]
-    names = [Path(text).name or text for text in texts]
-    return [f"{name}/" if names.count(name) == 1 else f"{number}-{name}/" for number, name in enumerate(names, 1)]
-
-
-def _what(found: layout.Layout, side: int, workers: int, folder: Path) -> str:
-    counts = Counter(image.label for image in found.images)
-    named = sorted({p.split for p in found.images if p.split})
-    splits = f"splits of the source: {', '.join(named)}" if named else "no splits in the source"
-    classes = " and ".join(f"{counts[k]:,} {name}" for k, name in enumerate(found.classes))
-    return f"preparing {classes} ({splits}) at {side} px with {counted(workers, 'worker')} into {folder}"

@@ -6,13 +6,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from job.data.layout import Layout, find, same_class, split_of
+from job.data.class_names import same_class
+from job.data.layout import Layout, Wanted, find
 from job.data.sources import Entry
+from job.data.splits import split_of
 from job.errors import UserError
 
 
 def _find(*names: str, positive: str = "", classes: tuple[str, str] | None = None) -> Layout:
-    return find([Entry(name) for name in names], "pets", positive, classes)
+    return find([Entry(name) for name in names], "pets", Wanted(positive=positive, model=classes))
 
 
 def _refused(*names: str, positive: str = "", classes: tuple[str, str] | None = None) -> str:

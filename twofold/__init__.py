@@ -32,8 +32,8 @@ _Result = TypeVar("_Result")
 _PRINTED = {"format", "json"}
 
 
-def prepare(*sources: _Path, **options: Any) -> Manifest:
-    """Turn images into shards in `out`; returns the manifest: classes, splits, counts."""
+def prepare(*sources: _Path, **options: Any) -> Manifest | None:
+    """Turn images into shards in `out`; returns the manifest: classes, splits, counts. None for a `dry_run`."""
     return _run(commands.prepare, _request(PrepareConfig, options, source=[os.fspath(source) for source in sources]))
 
 

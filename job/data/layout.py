@@ -1,176 +1,305 @@
-"""Which class and which split an image belongs to, read off the layout of its source.
+"""Which class and which split an image belongs to, read off the names in its source; what cannot be known is refused.
 
-Class folders at any depth, Kaggle's file names (`cat.0.jpg`), and split names are found; the user configures
-nothing. Names of classes match ignoring case and a final s.
+A level of folders is the classes' level if exactly two names stand there and they label all images, or nearly all,
+outside unlabelled test images. File names (`cat.0.jpg`) count where no level of folders tells classes apart.
 """
 
 from __future__ import annotations
 
-import re
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 
+from job.data.class_names import in_file_name, is_no_class, only_numbered, same_class
+from job.data.folders import Folders, Reading
 from job.data.sources import Entry
-from job.data.sources.names import ARCHIVES
 from job.errors import UserError
 
-_SPLITS = {
-    "train": re.compile(r"train(ing)?([_-]?set)?$"),
-    "validation": re.compile(r"val(id(ation)?)?([_-]?set)?$"),
-    "test": re.compile(r"test(ing)?([_-]?set)?\d?$"),
-}
-_KAGGLE_NAME = re.compile(r"([^\W\d_]+(?:[ _-][^\W\d_]+)*)[._ -]*\(?\d+\)?$")
+NEARLY_ALL = 0.95  # of the images, or all but one, must have a class
+DEPTH = 8  # levels of folders that are looked at, from the outermost and from the innermost
+SOURCE = "the source"
 
 
 @dataclass(frozen=True)
 class Labelled:
-    """An image with its class (0 negative, 1 positive) and, where the source names one, its split."""
+    """An image with its class (0 negative, 1 positive) and, where the source names one, its split.
+
+    `fault` is why it cannot be read, where that is known already.
+    """
 
     name: str
     label: int
     split: str | None
+    fault: str = ""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """`classes` are [negative, positive]; `unlabelled` are images of which the layout says no class."""
+    """`classes` are [negative, positive]; `origin` says where they were read, and `splits` the same of each split.
+
+    `unlabelled` are the images of a test split without classes, `others` those of no class or of a third.
+    """
 
     classes: tuple[str, str]
     images: list[Labelled]
-    unlabelled: list[str]
+    unlabelled: list[str] = field(default_factory=list)
+    others: list[str] = field(default_factory=list)
+    origin: str = ""
+    splits: dict[str, str] = field(default_factory=dict)
 
 
-def same_class(name: str) -> str:
-    """The form in which class names are compared."""
-    folded = name.strip().lower()
-    return folded[:-1] if len(folded) > 1 and folded.endswith("s") else folded
+@dataclass(frozen=True)
+class Wanted:
+    """What the user or a model says of classes; all empty where nobody does.
+
+    `positive` is the positive class; `pair` are the two to take, all others being skipped; `model` are a model's
+    [negative, positive], all others being refused.
+    """
+
+    positive: str = ""
+    pair: tuple[str, ...] = ()
+    model: tuple[str, str] | None = None
+
+    @property
+    def named(self) -> frozenset[str]:
+        """What is sure to be a class, also where it reads like a split or a camera's word."""
+        return frozenset(same_class(name) for name in (self.positive, *self.pair, *(self.model or ())) if name)
 
 
-def split_of(name: str) -> str | None:
-    """The split that a folder's name means, if it means one."""
-    return next((split for split, pattern in _SPLITS.items() if pattern.match(name.strip().lower())), None)
+class _Labels:
+    """A way to label the images: a class name for each, or None; `part` numbers the folder that it is, where it is one."""
+
+    def __init__(self, classes: Sequence[str | None], splits: Sequence[str | None], origin: str, parts: Sequence[int | None]) -> None:
+        self.classes, self.origin, self.parts = classes, origin, parts
+        self.same = [same_class(name) if name else None for name in classes]
+        test = [k for k, split in enumerate(splits) if split == "test"]
+        rest = [k for k, split in enumerate(splits) if split != "test"]
+        outside = {self.same[k] for k in rest} - {None}
+        labelled_test = not rest or any(self.same[k] in outside for k in test)
+        self.unlabelled = [] if labelled_test else test
+        self.counted = [*rest, *(test if labelled_test else ())]
+        self.found = Counter(name for k in self.counted if (name := self.same[k]))
+        self.missing = [k for k in self.counted if self.same[k] is None]
+
+    @property
+    def covers(self) -> bool:
+        """Whether nearly all images have a class."""
+        return len(self.missing) <= max(len(self.counted) >= 10, (1 - NEARLY_ALL) * len(self.counted))
+
+    def spelling(self) -> dict[str, str]:
+        """Each class as most of its images spell it."""
+        spelled: dict[str, str] = {}
+        for name, _ in Counter(self.classes[k] for k in self.counted if self.classes[k]).most_common():
+            spelled.setdefault(same_class(name or ""), name or "")
+        return spelled
 
 
-def find(entries: Sequence[Entry], where: str, positive: str = "", classes: tuple[str, str] | None = None) -> Layout:
+def find(
+    entries: Sequence[Entry],
+    where: str,
+    wanted: Wanted | None = None,
+    *,
+    prefixed: bool = False,
+    tables: Sequence[str] = (),
+    labels: str = SOURCE,
+    splits: str = SOURCE,
+    skipped: Sequence[str] = (),
+) -> Layout:
     """Label each image.
 
     Args:
-        entries: the images of a source.
+        entries: the images of a source, or of several.
         where: the source's name, for errors.
-        positive: the positive class; empty takes the second in alphabetical order.
-        classes: the classes to match, [negative, positive], where they are given (a model's).
+        wanted: the classes, as far as they are known.
+        prefixed: whether the names begin with the name of their source, there being several.
+        tables: CSV files among the images, to point at where no class is found.
+        labels, splits: where the source itself reads classes and splits from.
+        skipped: what was passed over, to say where no image is left.
 
     Raises:
-        UserError: no image, more or fewer than two classes, or others than those given.
+        UserError: no image, more or fewer than two classes, others than those wanted, or what cannot be known.
     """
+    wanted = wanted or Wanted()
     if not entries:
-        raise UserError(where, "no image found", "give folders, one for each class, with JPEG, PNG or WebP files")
-    names = _names(entries, where, positive, classes)
-    counts = Counter(name for name in names if name)
-    spelling: dict[str, str] = {}
-    for spelled, _ in counts.most_common():
-        spelling.setdefault(same_class(spelled), spelled)
-    pair = _pair(spelling, counts, where, positive, classes)
-    numbers = {same_class(name): number for number, name in enumerate(pair)}
-    images, unlabelled = [], []
-    for entry, name in zip(entries, names, strict=True):
-        split = split_of(entry.split) if entry.split else _split_in_path(entry.name)
-        if entry.split and split is None:
-            raise UserError(where, f"{entry.name} has the unknown split {entry.split!r}", "use train, validation or test")
-        if name:
-            images.append(Labelled(entry.name, numbers[same_class(name)], split))
-        else:
-            unlabelled.append(entry.name)
-    return Layout(pair, images, unlabelled)
-
-
-def _pair(spelling: dict[str, str], counts: Counter[str], where: str, positive: str, classes: tuple[str, str] | None) -> tuple[str, str]:
-    found = ", ".join(f"{name} ({count:,})" for name, count in sorted(counts.items())[:8])
-    if classes is not None:
-        strange = spelling.keys() - {same_class(c) for c in classes}
-        if strange or not spelling:
-            what = f"its classes are {found or 'not to be seen'}, the model knows {classes[0]} and {classes[1]}"
-            raise UserError(where, what, "give images of these two classes")
-        return classes
-    if len(spelling) != 2:
-        more = ", ..." if len(counts) > 8 else ""
-        what = f"{len(spelling) or 'no'} class{'es' * (len(spelling) != 1)} found instead of two" + (f": {found}{more}" if found else "")
-        raise UserError(where, what, "put each class's images in a folder of its own, two in all")
-    names = sorted(spelling.values(), key=lambda name: (same_class(name), name))
-    if positive:
-        if same_class(positive) not in spelling:
-            raise UserError("--positive", f"{positive!r} is not among the classes {found}", "name one of them")
-        names.sort(key=lambda name: same_class(name) == same_class(positive))
-    return names[0], names[1]
-
-
-def _names(entries: Sequence[Entry], where: str, positive: str, classes: tuple[str, str] | None) -> list[str | None]:
-    """The class name of each image: from the source itself, from a level of its folders, or from its file name."""
+        passed = f" (skipped: {'; '.join(skipped)})" if skipped else ""
+        raise UserError(where, f"no image found{passed}", "give folders, one for each class, with JPEG, PNG or WebP files")
+    folders = Folders([entry.name for entry in entries], where, prefixed, wanted.named)
     if any(entry.label for entry in entries):
-        return [entry.label for entry in entries]
-    folders = [_folders(entry.name) for entry in entries]
-    levels = [level for level in range(-3, 6) if _classes_at(folders, level)]
-    known = {same_class(name) for name in classes or ()}
-    ours = [level for level in levels if _classes_at(folders, level) <= known]
-    if ours:
-        return _named_at(folders, ours)
-    two = {} if known else {level: _classes_at(folders, level) for level in levels if len(_classes_at(folders, level)) == 2}
-    if positive:
-        two = {level: found for level, found in two.items() if same_class(positive) in found} or two
-    if len(set(two.values())) > 1:
-        choices = " or ".join(" and ".join(sorted(found)) for found in dict.fromkeys(two.values()))
-        raise UserError(where, f"the classes could be {choices}", "name one of them with --positive")
-    if two:
-        return _named_at(folders, list(two))
-    stems = [_KAGGLE_NAME.match(entry.name.rsplit("/", 1)[-1].rsplit(".", 1)[0]) for entry in entries]
-    from_names = [match.group(1) if match else None for match in stems]
-    said = {same_class(n) for n in from_names if n}
-    if len(said) == 2 or (said and said <= known) or not any(folders):
-        return from_names
-    common = _common(folders)
-    outermost = [parts[common] if len(parts) > common else None for parts in folders]
-    if any(outermost):
-        return outermost
-    return [parts[-1] if parts else None for parts in folders]
+        reading = folders.with_splits_of(entries, splits)
+        found = _Labels([_of_pair(entry.label, wanted) for entry in entries], reading.splits, labels, [None] * len(entries))
+    else:
+        found, reading = _from_names(folders, where, wanted, tables)
+    pair = _pair(found, where, wanted, folders, tables)
+    if not (found.covers or wanted.pair):
+        example = entries[found.missing[0]].name
+        what = f"{len(found.missing):,} of {len(found.counted):,} images have no class, such as {example}"
+        raise UserError(where, what, _fix(folders, found, wanted, tables))
+    left_out = {*found.unlabelled, *found.missing}
+    numbers = {same_class(name): number for number, name in enumerate(pair)}
+    chosen = [k for k in range(len(entries)) if k not in left_out]
+    if not any(entry.label for entry in entries):
+        folders.check(reading, {k: found.parts[k] for k in chosen})
+    images = [Labelled(entries[k].name, numbers[found.same[k] or ""], reading.splits[k], entries[k].fault) for k in chosen]
+    unlabelled, others = ([entries[k].name for k in those] for those in (found.unlabelled, found.missing))
+    return Layout(pair, images, unlabelled, others, found.origin, reading.said())
 
 
-def _folders(name: str) -> list[str]:
-    """The folders above an image, without split names; a nested archive counts as a folder of its name."""
-    parts = []
-    for part in name.split("/")[:-1]:
-        ending = next((e for e in ARCHIVES if part.lower().endswith(e)), "")
-        part = part[: len(part) - len(ending)]
-        if part not in ("", ".") and split_of(part) is None:
-            parts.append(part)
-    return parts
+def _of_pair(name: str | None, wanted: Wanted) -> str | None:
+    """A class name, or None where only others are wanted."""
+    if name and wanted.pair and same_class(name) not in {same_class(one) for one in wanted.pair}:
+        return None
+    return name
 
 
-def _named_at(folders: list[list[str]], levels: list[int]) -> list[str | None]:
-    """The folders' names at one of the levels that hold the classes: at the one that labels most images."""
-    level = max(levels, key=lambda at: sum(_at(parts, at) is not None for parts in folders))
-    return [_at(parts, level) for parts in folders]
+def _from_names(folders: Folders, where: str, wanted: Wanted, tables: Sequence[str]) -> tuple[_Labels, Reading]:
+    """The classes by folders, else by file names, under the first reading of split names that finds them."""
+    readings = [reading for alone in (False, True) if (reading := folders.read(alone)) is not None]
+    for reading in readings:
+        found = _by_pair(folders, reading, wanted, where) if wanted.pair else _by_level(folders, reading, wanted, where)
+        if found is not None:
+            return found, reading
+    for reading in readings:
+        found = _by_file_name(folders, reading, wanted)
+        if found is not None:
+            return found, reading
+    if not readings:
+        raise folders.conflict(alone=True)
+    return _closest(folders, readings[0], wanted), readings[0]
 
 
-def _at(parts: list[str], level: int) -> str | None:
-    """The folder at a level: 0 is the outermost, -1 the innermost."""
-    return parts[level] if -len(parts) <= level < len(parts) else None
+def _levels(folders: Folders, reading: Reading, with_sources: bool) -> Iterator[_Labels]:
+    """The images labelled by each level of their folders."""
+    named = [folders.named_parts(reading, k, with_sources) for k in range(folders.count)]
+    depths = {len(parts) for parts in named}
+    outer = range(min(max(depths), DEPTH))
+    inner = range(-1, -min(max(depths), DEPTH) - 1, -1) if len(depths) > 1 else ()  # else each is one of the outer ones
+    for level in (*outer, *inner):
+        parts = [parts[level] if -len(parts) <= level < len(parts) else None for parts in named]
+        classes = [None if part is None else folders.name(k, part) for k, part in enumerate(parts)]
+        yield _Labels(classes, reading.splits, "the names of folders", parts)
 
 
-def _classes_at(folders: list[list[str]], level: int) -> frozenset[str]:
-    return frozenset(same_class(n) for n in (_at(parts, level) for parts in folders) if n is not None)
-
-
-def _common(folders: list[list[str]]) -> int:
-    """How many outer folders all images share."""
-    shortest = min(len(parts) for parts in folders)
-    return next((k for k in range(shortest) if len({parts[k] for parts in folders}) > 1), shortest)
-
-
-def _split_in_path(name: str) -> str | None:
-    for part in name.split("/")[:-1]:
-        ending = next((e for e in ARCHIVES if part.lower().endswith(e)), "")
-        split = split_of(part[: len(part) - len(ending)])
-        if split:
-            return split
+def _by_level(folders: Folders, reading: Reading, wanted: Wanted, where: str) -> _Labels | None:
+    """The one level that holds the classes; names of sources count only where no deeper level serves."""
+    for with_sources in (False, True):
+        fit = [labels for labels in _levels(folders, reading, with_sources) if _serves(labels, folders, wanted)]
+        if wanted.positive:
+            fit = [labels for labels in fit if same_class(wanted.positive) in labels.found] or fit
+        if fit:
+            return _choose(fit, where, wanted)
     return None
+
+
+def _serves(labels: _Labels, folders: Folders, wanted: Wanted) -> bool:
+    """Whether a level can be the classes' level."""
+    if not labels.covers:
+        return False
+    if wanted.model is not None:
+        return set(labels.found) <= {same_class(name) for name in wanted.model}
+    if len(labels.found) != 2:
+        return False
+    if not (wanted.named & set(labels.found)) and (only_numbered(labels.found) or any(map(is_no_class, labels.found))):
+        return False
+    # where `download/cats` stands beside `cats`, the outer level does not hold the classes
+    return not any(
+        same_class(folders.name(k, other)) in labels.found and same_class(folders.name(k, other)) != labels.same[k]
+        for k in labels.counted
+        if (part := labels.parts[k]) is not None
+        for other in folders.others(k, part)
+    )
+
+
+def _choose(fit: list[_Labels], where: str, wanted: Wanted) -> _Labels:
+    """The level that labels most; one that divides the images otherwise, or as well under other names, is a question."""
+    best = min(fit, key=lambda labels: len(labels.missing))
+    for other in fit:
+        if other.same == best.same or wanted.model is not None:
+            continue
+        both = Counter((a, b) for a, b in zip(best.same, other.same, strict=True) if a and b)
+        if len(both) > 2 or len(other.missing) == len(best.missing):
+            choices = " or ".join(" and ".join(sorted(labels.spelling().values())) for labels in (best, other))
+            raise UserError(where, f"the classes could be {choices}", "name the two with --classes")
+    return best
+
+
+def _by_pair(folders: Folders, reading: Reading, wanted: Wanted, where: str) -> _Labels | None:
+    """The images below a folder of one of the two classes, at whatever depth."""
+    pair = {same_class(name) for name in wanted.pair}
+    parts: list[int | None] = []
+    for k in range(folders.count):
+        fit = [part for part in folders.named_parts(reading, k, True) if same_class(folders.name(k, part)) in pair]
+        if len({same_class(folders.name(k, part)) for part in fit}) > 1:
+            raise UserError(where, f"{folders.paths[k]} is below both {' and '.join(wanted.pair)}", "move it, or give other --classes")
+        parts.append(fit[-1] if fit else None)
+    if not any(part is not None for part in parts):
+        return None
+    classes = [None if part is None else folders.name(k, part) for k, part in enumerate(parts)]
+    return _Labels(classes, reading.splits, "the names of folders", parts)
+
+
+def _by_file_name(folders: Folders, reading: Reading, wanted: Wanted) -> _Labels | None:
+    """The classes in file names, unless folders tell classes apart, or the file names tell none."""
+    only = {same_class(name) for name in wanted.pair or wanted.model or ()}
+    classes = [in_file_name(path.rsplit("/", 1)[-1], wanted.named) for path in folders.paths]
+    if wanted.pair:
+        classes = [_of_pair(name, wanted) for name in classes]
+    labels = _Labels(classes, reading.splits, "the names of files", [None] * folders.count)
+    if only:
+        return labels if labels.found and set(labels.found) <= only and (wanted.pair or labels.covers) else None
+    told = any(_tells(level) for with_sources in (False, True) for level in _levels(folders, reading, with_sources))
+    return labels if len(labels.found) == 2 and labels.covers and not told else None
+
+
+def _tells(labels: _Labels) -> bool:
+    """Whether a level of folders divides the images into classes, be they two or more."""
+    found = set(labels.found)
+    return labels.covers and len(found) > 1 and not only_numbered(found) and not all(map(is_no_class, found))
+
+
+def _closest(folders: Folders, reading: Reading, wanted: Wanted) -> _Labels:
+    """What comes nearest to classes, for the error that names it."""
+    levels = [labels for with_sources in (False, True) for labels in _levels(folders, reading, with_sources)]
+    by_file = [in_file_name(path.rsplit("/", 1)[-1], wanted.named) for path in folders.paths]
+    levels.append(_Labels(by_file, reading.splits, "the names of files", [None] * folders.count))
+    telling = [labels for labels in levels if labels.covers and _tells(labels)]
+    if telling:
+        return min(telling, key=lambda labels: len(labels.found))
+    covering = [labels for labels in levels if labels.covers and labels.found]
+    return max(covering or levels, key=lambda labels: (len(labels.counted) - len(labels.missing), -len(labels.found)))
+
+
+def _pair(found: _Labels, where: str, wanted: Wanted, folders: Folders, tables: Sequence[str]) -> tuple[str, str]:
+    """[negative, positive], or the error that says what was found instead."""
+    spelling = found.spelling()
+    counts = {spelling[name]: count for name, count in found.found.items()}
+    shown = ", ".join(f"{name} ({count:,})" for name, count in sorted(counts.items())[:8]) + (", ..." if len(counts) > 8 else "")
+    if wanted.model is not None:
+        if not counts or set(found.found) - {same_class(name) for name in wanted.model}:
+            what = f"its classes are {shown or 'not to be seen'}, the model knows {wanted.model[0]} and {wanted.model[1]}"
+            raise UserError(where, what, "give images of these two classes")
+        return wanted.model
+    if len(counts) != 2:
+        what = f"{len(counts) or 'no'} class{'es' * (len(counts) != 1)} found instead of two" + (f": {shown}" if shown else "")
+        raise UserError(where, what, _fix(folders, found, wanted, tables))
+    if any(map(is_no_class, found.found)) and not wanted.named & set(found.found):
+        raise UserError(where, f"{shown} do not look like classes", "if they are, name the two with --classes")
+    pair = sorted(spelling.values(), key=lambda name: (same_class(name), name))
+    if wanted.positive:
+        if same_class(wanted.positive) not in spelling:
+            raise UserError("--positive", f"{wanted.positive!r} is not among the classes {shown}", "name one of them")
+        pair.sort(key=lambda name: same_class(name) == same_class(wanted.positive))
+    if any(name.encode("utf-8", "replace").decode() != name for name in pair):
+        raise UserError(where, f"the name {next(n for n in pair if not n.isprintable())!r} is not valid UTF-8", "rename that folder")
+    return pair[0], pair[1]
+
+
+def _fix(folders: Folders, found: _Labels, wanted: Wanted, tables: Sequence[str]) -> str:
+    """What to do where two classes are not to be seen."""
+    as_split = folders.innermost_split()
+    if as_split and not wanted.named:
+        return f"the folder {as_split} is read as a split; if it is a class, add --positive {as_split}"
+    if tables and len(found.found) < 2:
+        return f"if {tables[0]} lists the classes, give that file as the source (unpacked, beside its images)"
+    if len(found.found) > 2:
+        return "name the two that you want with --classes A,B, or put each class's images in a folder of its own, two in all"
+    return "put each class's images in a folder of its own, two in all"

@@ -1,0 +1,60 @@
+"""Names of classes: how they are compared, how a file's name tells one, and names that are never one."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterable
+from functools import lru_cache
+
+from job.data.splits import split_of
+
+_IN_FILE_NAME = re.compile(r"([^\W\d_]+(?:[ _-][^\W\d_]+)*)[._ -]*\(?\d+\)?$")
+_NOTHING = frozenset((  # what cameras, scanners and programs call files, and what people call folders of them
+    "img", "imgs", "image", "images", "dsc", "dscn", "dscf", "dsci", "pxl", "photo", "photos", "pic", "pics", "pict", "picture",
+    "pictures", "frame", "frames", "scan", "scans", "mvi", "vid", "video", "gopr", "dji", "cimg", "whatsapp", "screenshot", "capture",
+    "snapshot", "untitled", "unnamed", "file", "files", "download", "downloads", "upload", "uploads", "data", "dataset", "datasets",
+    "folder", "part", "parts", "batch", "camera", "dcim", "edited", "copy", "of", "jpg", "jpeg", "png", "dir",
+))  # fmt: skip
+_CAMERA_FOLDER = re.compile(r"\d{3}[A-Z_]{5}")  # `100CANON`, `101APPLE`, as cameras number them
+
+
+@lru_cache(maxsize=65536)
+def same_class(name: str) -> str:
+    """The form in which class names are compared: without case, a final s, or the way in which accents are stored."""
+    folded = unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).strip().casefold())
+    return folded[:-1] if len(folded) > 1 and folded.endswith("s") else folded
+
+
+@lru_cache(maxsize=65536)
+def is_no_class(name: str) -> bool:
+    """Whether a name is a camera's, a date or number, or says only that there are files: `DSC`, `images 2`, `2023-05`, `part1`."""
+    if _CAMERA_FOLDER.fullmatch(name):
+        return True
+    digits = re.sub(r"[\W_]", "", name)
+    if digits.isdigit():
+        return len(digits) > 2  # 0 and 1 are classes in many a data set
+    words = re.findall(r"[^\W\d_]+", name.lower())
+    return bool(words) and all(word in _NOTHING for word in words)
+
+
+def in_file_name(file: str, sure: frozenset[str] = frozenset()) -> str | None:
+    """The class that a file's name tells, as in `cat.0.jpg` and `hot dog (12).png`; None where it tells none.
+
+    Args:
+        sure: names that are classes for sure, in the form of `same_class`: a camera's word among them is one too.
+    """
+    match = _IN_FILE_NAME.match(file.rsplit(".", 1)[0])
+    name = match.group(1) if match else ""
+    if same_class(name) in sure:
+        return name
+    return None if not name or is_no_class(name) or split_of(name, alone=True) else name
+
+
+_KINDS = frozenset(("class", "label", "category", "type", "kind", "grade", "group", "species", "stage", "level", "label class", ""))
+
+
+def only_numbered(found: Iterable[str]) -> bool:
+    """Whether names differ by a number alone, as parts of one thing do: `pets-20240101T120000Z-001` and `pets-...-002`."""
+    bases = {re.sub(r"[\W_]*\(?\d+\)?$", "", name) for name in found}
+    return len(bases) == 1 and re.sub(r"[\W_]+", " ", next(iter(bases))).strip() not in _KINDS

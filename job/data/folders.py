@@ -1,0 +1,164 @@
+"""The folders above the images of a source, and which of them are splits."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from job.data.class_names import same_class
+from job.data.sources import Entry, names
+from job.data.splits import mentions, split_of
+from job.errors import UserError
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Each image's split, or None, and the name that says so; `split_parts` numbers the folders that are splits."""
+
+    splits: list[str | None]
+    names: list[str]
+    split_parts: list[tuple[int, ...]]
+
+    def said(self) -> dict[str, str]:
+        """Where each split was read from: `folder train`, `folders seg_train, train2`."""
+        found: dict[str, list[str]] = {}
+        for split, name in Counter(zip(self.splits, self.names, strict=True)):
+            if split:
+                found.setdefault(split, []).append(name)
+        return {split: ", ".join(sorted(where)[:4]) + ", ..." * (len(where) > 4) for split, where in sorted(found.items())}
+
+
+class Folders:
+    """The folders of each image, numbered from the outermost; an archive counts as a folder of its name."""
+
+    def __init__(self, paths: Sequence[str], where: str, prefixed: bool, classes: frozenset[str]) -> None:
+        """`classes` are names that are sure to be classes, also where they read like splits."""
+        self.paths, self.where, self.count = paths, where, len(paths)
+        self._classes = classes
+        self._parts = [_parts(path) for path in paths]
+        self._sources = [
+            {k for k, part in enumerate(path.split("/")[:-1]) if names.is_archive(part) or (prefixed and k == 0)} for path in paths
+        ]
+        self._common = _common(self._parts)
+
+    def name(self, image: int, part: int) -> str:
+        return self._parts[image][part]
+
+    def others(self, image: int, part: int) -> list[int]:
+        """The folders of an image but one."""
+        return [k for k in range(len(self._parts[image])) if k != part]
+
+    def named_parts(self, reading: Reading, image: int, with_sources: bool) -> list[int]:
+        """The folders of an image that are no splits; without those that are sources if so wanted."""
+        splits, sources = reading.split_parts[image], self._sources[image]
+        return [k for k in range(len(self._parts[image])) if k not in splits and (with_sources or k not in sources)]
+
+    def read(self, alone: bool) -> Reading | None:
+        """Read the names of splits, the words `alone` or among others; None where an image would be in two splits."""
+        found = [self._split_parts(image, alone) for image in range(self.count)]
+        if any(len(set(splits.values())) > 1 for splits in found):
+            return None
+        if not any(found):  # all in one folder: it is a split if it says nothing else
+            found = [self._split_parts(image, alone=True, common=True) for image in range(self.count)]
+            if any(len(set(splits.values())) > 1 for splits in found):
+                found = [{} for _ in found]
+        return Reading(
+            [next(iter(splits.values()), None) for splits in found],
+            [f"folder {self._parts[k][next(iter(splits))]}" if splits else "" for k, splits in enumerate(found)],
+            [tuple(splits) for splits in found],
+        )
+
+    def conflict(self, alone: bool) -> UserError:
+        """The error for the first image that would be in two splits."""
+        for image in range(self.count):
+            splits = self._split_parts(image, alone)
+            if len(set(splits.values())) > 1:
+                inner = self._parts[image][max(splits)]
+                what = f"{self.paths[image]} would be in two splits, {' and '.join(dict.fromkeys(splits.values()))}"
+                return UserError(self.where, what, f"rename a folder; if {inner} is a class, add --positive {inner}")
+        raise AssertionError("no image is in two splits")
+
+    def _split_parts(self, image: int, alone: bool, common: bool = False) -> dict[int, str]:
+        """The folders of an image that are splits; those that all images share count only if `common`."""
+        parts = self._parts[image]
+        found = {k: split for k, part in enumerate(parts) if (k >= self._common or common) and (split := split_of(part, alone))}
+        innermost = len(parts) - 1
+        if innermost in found and same_class(parts[innermost]) in self._classes:
+            del found[innermost]
+        return found
+
+    def with_splits_of(self, entries: Sequence[Entry], origin: str) -> Reading:
+        """The splits that the source itself names, else those of its own name, else those of the folders.
+
+        Raises:
+            UserError: a split that means nothing, or an image in two splits.
+        """
+        by_folder = self.read(alone=False) or self.read(alone=True)
+        splits: list[str | None] = []
+        said: list[str] = []
+        for k, entry in enumerate(entries):
+            own = self._parts[k][0] if 0 in self._sources[k] else ""
+            if entry.split:
+                splits.append(split_of(entry.split))
+                said.append(origin)
+                if splits[-1] is None:
+                    raise UserError(self.where, f"{entry.name} has the unknown split {entry.split!r}", "use train, validation or test")
+            elif split_of(own):
+                splits.append(split_of(own))
+                said.append(f"source {own}")
+            elif by_folder is None:
+                raise self.conflict(alone=True)
+            else:
+                splits.append(by_folder.splits[k])
+                said.append(by_folder.names[k])
+        return Reading(splits, said, [() for _ in entries])
+
+    def check(self, reading: Reading, class_parts: Mapping[int, int | None]) -> None:
+        """Refuse folders that may be splits and cannot be read as one.
+
+        Args:
+            class_parts: for each image that has a class, the number of the folder that says so; None where none does.
+
+        Raises:
+            UserError: a folder beside a split is neither a split nor a class, or has a split's word in its name.
+        """
+        splits_in: dict[tuple[str, ...], set[str]] = defaultdict(set)
+        for image, split_parts in enumerate(reading.split_parts):
+            for k in split_parts:
+                splits_in[tuple(self._parts[image][:k])].add(self._parts[image][k])
+        for image, class_part in class_parts.items():
+            parts = self._parts[image]
+            for k in range(self._common, len(parts)):
+                if k == class_part or k in reading.split_parts[image]:
+                    continue
+                beside = sorted(splits_in.get(tuple(parts[:k]), ()))
+                if beside:
+                    what = f"the folder {parts[k]} stands beside the split {beside[0]} and cannot be read as a split"
+                    raise UserError(self.where, what, "rename it to train, validation or test, or move it away")
+                if mentions(parts[k]):
+                    what = f"the folder {parts[k]} looks like a split and cannot be read as one"
+                    raise UserError(self.where, what, "rename it to train, validation or test, or to something else")
+
+    def innermost_split(self) -> str:
+        """A folder that is read as a split, and may be a class for all that one can see; empty if there is none."""
+        for image in range(self.count):
+            parts = self._parts[image]
+            if parts and split_of(parts[-1], alone=True) and len(parts) - 1 >= self._common:
+                return parts[-1]
+        return ""
+
+
+def _parts(path: str) -> list[str]:
+    return [names.stem(part) for part in path.split("/")[:-1]]
+
+
+def _sources(path: str, prefixed: bool) -> set[int]:
+    """Which folders of a path are sources: the archives, and the first where it is the name of one of several sources."""
+    return {k for k, part in enumerate(path.split("/")[:-1]) if names.is_archive(part) or (prefixed and k == 0)}
+
+
+def _common(parts: list[list[str]]) -> int:
+    """How many outer folders all images share."""
+    first, last = min(parts), max(parts)
+    return next((k for k, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last)))

@@ -1,0 +1,91 @@
+"""What sources hold before anything is read in full: images with their classes and splits, and all that is passed over."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from job.config.schema import Reading
+from job.data import layout
+from job.data.sources import AUTO, Entry, Listing, Skipped, Source, open_source
+from job.shutdown import Stop
+
+
+@dataclass(frozen=True)
+class Survey:
+    """The images of some sources, which are numbered by their names: of several sources, each begins with its source."""
+
+    layout: layout.Layout
+    skipped: Skipped
+    notes: tuple[str, ...]
+    _sources: Sequence[tuple[str, Source]]
+
+    def read(self) -> Iterator[tuple[str, bytes]]:
+        """The images that have a class, each with its file's bytes."""
+        wanted = {image.name for image in self.layout.images}
+        for prefix, source in self._sources:
+            for name, data in source.read():
+                if prefix + name in wanted:
+                    yield prefix + name, data
+
+    def lines(self) -> list[str]:
+        """What was decided, for people: classes and splits with counts and where they were read, and what is skipped."""
+        found = self.layout
+        counts = Counter(image.label for image in found.images)
+        classes = " and ".join(f"{counts[k]:,} {name}" for k, name in enumerate(found.classes))
+        lines = [f"classes: {classes} (by {found.origin}); positive class: {found.classes[1]}"]
+        sizes = Counter(image.split for image in found.images)
+        if found.splits:
+            named = [f"{sizes[split]:,} {split} ({where})" for split, where in found.splits.items() if sizes[split]]
+            rest = [f"{sizes[None]:,} in none"] if sizes[None] else []
+            lines.append(f"splits: {', '.join(named + rest)}")
+        return [*lines, *self.notes, *(f"skipped: {line}" for line in self.skipped.lines())]
+
+
+def survey(
+    texts: Sequence[str], scratch: Path, stop: Stop | None = None, reading: Reading = AUTO, wanted: layout.Wanted | None = None
+) -> Survey:
+    """List sources and label what they hold.
+
+    Args:
+        texts: what the user named, one source or several.
+        scratch: a folder for downloads and nested archives.
+
+    Raises:
+        UserError: a source is not found or of no known kind, or its classes and splits cannot be known.
+        Interrupted: `stop` was set during a download; the same call resumes.
+    """
+    sources = [open_source(text, scratch, stop, reading) for text in texts]
+    prefixes, where = _prefixes(texts), " ".join(texts)
+    listings = [source.listing for source in sources]
+    entries = [
+        Entry(prefix + entry.name, entry.label, entry.split, entry.fault)
+        for listing, prefix in zip(listings, prefixes, strict=True)
+        for entry in listing.entries
+    ]
+    skipped = Skipped()
+    for listing, prefix in zip(listings, prefixes, strict=True):
+        for reason, (count, example) in listing.skipped.reasons.items():
+            skipped.add(reason, prefix + example, count)
+    found = layout.find(
+        entries, where, wanted, prefixed=len(texts) > 1, tables=[table for listing in listings for table in listing.tables],
+        labels=_joined(listings, "labels"), splits=_joined(listings, "splits"), skipped=skipped.lines(),
+    )  # fmt: skip
+    for reason, names in (("images without a class in the test split", found.unlabelled), ("images of no class or another", found.others)):
+        if names:
+            skipped.add(reason, names[0], len(names))
+    return Survey(found, skipped, tuple(note for listing in listings for note in listing.notes), [*zip(prefixes, sources, strict=True)])
+
+
+def _joined(listings: Sequence[Listing], name: str) -> str:
+    return ", ".join(dict.fromkeys(text for listing in listings if (text := getattr(listing, name)))) or layout.SOURCE
+
+
+def _prefixes(texts: Sequence[str]) -> list[str]:
+    """What tells the images of several sources apart; nothing where there is one."""
+    if len(texts) == 1:
+        return [""]
+    names = [Path(text).name or text for text in texts]
+    return [f"{name}/" if names.count(name) == 1 else f"{number}-{name}/" for number, name in enumerate(names, 1)]
