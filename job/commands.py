@@ -33,7 +33,8 @@ def prepare(request: Request, stop: Stop) -> Manifest | None:
     if request.config.look.dry_run:
         look(request.positional["source"], request.config, stop)
         return None
-    return prepare(request.positional["source"], request.config, stop)
+    with _no_empty_folder(Path(request.config.output.out)):
+        return prepare(request.positional["source"], request.config, stop)
 
 
 def train(request: Request, stop: Stop) -> Summary:

@@ -75,7 +75,13 @@ def prepare(sources: Sequence[str], config: PrepareConfig, stop: Stop | None = N
         _clear(folder)
         work = folder / ".work"
         local.make_folder(work)
-        made = _Preparation(sources, config, folder, work, stop).run(settings)
+        try:
+            made = _Preparation(sources, config, folder, work, stop).run(settings)
+        except UserError:
+            with suppress(OSError):  # downloads stay
+                (work / "spool").unlink(missing_ok=True)
+                work.rmdir()
+            raise
         local.remove_tree(work)
         return made
 
@@ -177,7 +183,7 @@ def _finished(folder: Path, settings: dict[str, Any]) -> manifest.Manifest:
             for source, then, now in zip(settings["sources"], before, value, strict=True):
                 if now not in ("", then):
                     raise UserError(str(folder), f"{source} has changed since it was prepared here: {then}; now {now}", fix)
-        elif before != value:
+        elif before != value and not (name == "positive" and same_class(value) == same_class(found.classes[1])):
             raise UserError(str(folder), f"holds a data set prepared with {name} = {before!r}, not {value!r}", fix)
     console.log(f"{folder} is already prepared")
     if (folder / ".work").exists():  # of a process that was killed when all was done
@@ -229,6 +235,7 @@ class _Preparation:
 
     def run(self, settings: dict[str, Any]) -> manifest.Manifest:
         started = time.monotonic()
+        console.log(f"listing the images of {' '.join(self.texts)}")
         found = _survey(self.texts, self.config, self.work, self.stop)
         side, workers = self.options.side, counted(self.workers, "worker")
         console.log(f"preparing {len(found.layout.images):,} images at {side} px with {workers} into {self.folder}")

@@ -252,8 +252,8 @@ def _by_file_name(folders: Folders, reading: Reading, wanted: Wanted) -> _Labels
 
 def _tells(labels: _Labels) -> bool:
     """Whether a level of folders divides the images into classes, be they two or more."""
-    found = set(labels.found)
-    return labels.covers and len(found) > 1 and not only_numbered(found) and not all(map(is_no_class, found))
+    found = {name for name in labels.found if not is_no_class(name)}
+    return labels.covers and len(found) > 1 and not only_numbered(found)
 
 
 def _closest(folders: Folders, reading: Reading, wanted: Wanted) -> _Labels:
@@ -261,7 +261,7 @@ def _closest(folders: Folders, reading: Reading, wanted: Wanted) -> _Labels:
     levels = [labels for with_sources in (False, True) for labels in _levels(folders, reading, with_sources)]
     by_file = [in_file_name(path.rsplit("/", 1)[-1], wanted.named) for path in folders.paths]
     levels.append(_Labels(by_file, reading.splits, "the names of files", [None] * folders.count))
-    telling = [labels for labels in levels if labels.covers and _tells(labels)]
+    telling = [labels for labels in levels if _tells(labels)]
     if telling:
         return min(telling, key=lambda labels: len(labels.found))
     covering = [labels for labels in levels if labels.covers and labels.found]
@@ -295,11 +295,10 @@ def _pair(found: _Labels, where: str, wanted: Wanted, folders: Folders, tables: 
 
 def _fix(folders: Folders, found: _Labels, wanted: Wanted, tables: Sequence[str]) -> str:
     """What to do where two classes are not to be seen."""
-    as_split = folders.innermost_split()
-    if as_split and not wanted.named:
+    if tables and not found.found:
+        return f"if {tables[0]} lists the classes, give that file as the source, unpacked and beside its images"
+    if len(found.found) == 1 and not wanted.named and (as_split := folders.innermost_split()):
         return f"the folder {as_split} is read as a split; if it is a class, add --positive {as_split}"
-    if tables and len(found.found) < 2:
-        return f"if {tables[0]} lists the classes, give that file as the source (unpacked, beside its images)"
     if len(found.found) > 2:
         return "name the two that you want with --classes A,B, or put each class's images in a folder of its own, two in all"
     return "put each class's images in a folder of its own, two in all"

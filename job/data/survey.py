@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from job.config.schema import Reading
-from job.data import layout
+from job.data import layout, manifest
 from job.data.sources import AUTO, Entry, Listing, Skipped, Source, open_source
 from job.shutdown import Stop
 
@@ -38,7 +38,7 @@ class Survey:
         lines = [f"classes: {classes} (by {found.origin}); positive class: {found.classes[1]}"]
         sizes = Counter(image.split for image in found.images)
         if found.splits:
-            named = [f"{sizes[split]:,} {split} ({where})" for split, where in found.splits.items() if sizes[split]]
+            named = [f"{sizes[split]:,} {split} ({found.splits[split]})" for split in manifest.SPLITS if sizes[split]]
             rest = [f"{sizes[None]:,} in none"] if sizes[None] else []
             lines.append(f"splits: {', '.join(named + rest)}")
         return [*lines, *self.notes, *(f"skipped: {line}" for line in self.skipped.lines())]
@@ -67,15 +67,15 @@ def survey(
     ]
     skipped = Skipped()
     for listing, prefix in zip(listings, prefixes, strict=True):
-        for reason, (count, example) in listing.skipped.reasons.items():
-            skipped.add(reason, prefix + example, count)
+        for (reason, unit), (count, example) in listing.skipped.reasons.items():
+            skipped.add(reason, prefix + example, count, unit)
     found = layout.find(
         entries, where, wanted, prefixed=len(texts) > 1, tables=[table for listing in listings for table in listing.tables],
         labels=_joined(listings, "labels"), splits=_joined(listings, "splits"), skipped=skipped.lines(),
     )  # fmt: skip
-    for reason, names in (("images without a class in the test split", found.unlabelled), ("images of no class or another", found.others)):
+    for reason, names in (("of the test split, without a class", found.unlabelled), ("of no class, or of another", found.others)):
         if names:
-            skipped.add(reason, names[0], len(names))
+            skipped.add(reason, names[0], len(names), "image")
     return Survey(found, skipped, tuple(note for listing in listings for note in listing.notes), [*zip(prefixes, sources, strict=True)])
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Protocol
 
 from job.config.schema import Reading
+from job.console import counted
 from job.data import signatures
 from job.data.sources import names
 from job.errors import UserError
@@ -37,18 +38,17 @@ class Entry:
 
 
 class Skipped:
-    """What is passed over: for each reason how many, and the first as an example. The empty reason is not counted."""
+    """What is passed over: for each reason how many and of what, and the first as an example."""
 
     def __init__(self) -> None:
-        self.reasons: dict[str, tuple[int, str]] = {}
+        self.reasons: dict[tuple[str, str], tuple[int, str]] = {}
 
-    def add(self, reason: str, name: str, count: int = 1) -> None:
-        if reason:
-            before, example = self.reasons.get(reason, (0, name))
-            self.reasons[reason] = (before + count, example)
+    def add(self, reason: str, name: str, count: int = 1, unit: str = "file") -> None:
+        before, example = self.reasons.get((reason, unit), (0, name))
+        self.reasons[reason, unit] = (before + count, example)
 
     def lines(self) -> list[str]:
-        return [f"{count:,} {reason}, such as {example}" for reason, (count, example) in self.reasons.items()]
+        return [f"{counted(count, unit)} ({reason}), such as {example}" for (reason, unit), (count, example) in self.reasons.items()]
 
 
 @dataclass(frozen=True)

@@ -163,7 +163,7 @@ class Archive(Walk):
         if what == names.ARCHIVE:
             yield from self._nested(packed, name)
         elif packed.leads_out or packed.is_link:
-            yield Member(name, bytes, bytes, special="links and devices in archives")
+            yield Member(name, bytes, bytes, special="a link or device in an archive")
         else:
             yield Member(name, partial(self._first, packed, prefix), partial(self._content, packed, prefix), identity)
 

@@ -48,7 +48,7 @@ class Folder(Walk):
             elif entry.is_symlink():
                 yield _member(entry.path, name, fault=_broken(entry.path))
             else:
-                yield _member(entry.path, name, special="pipes, sockets and devices")
+                yield _member(entry.path, name, special="a pipe, socket or device")
 
     def _file(self, path: str, name: str, open_archives: bool) -> Iterator[Member]:
         if not names.is_archive(name) or names.what(name, bytes) != names.ARCHIVE:

@@ -28,12 +28,14 @@ _SYSTEM_FOLDERS = (
     "__macosx", "@eadir", "#recycle", "@recycle", "$recycle.bin", "lost+found", "system volume information", "__pycache__", "_vti_cnf",
 )  # fmt: skip
 _SMALL_COPIES = ("thumbnails", "thumbs", "_thumbs")
-_RUN, _SWEEP = {"config.toml", "environment.json", "log.txt"}, {"sweep.json", "trials.csv"}  # what marks a folder as ours
+_A_SHARD = "a shard"
+_OURS = ({"config.toml", "environment.json", "log.txt"}, {"sweep.json", "trials.csv"}, {"manifest.json", _A_SHARD})
+_MARKS = frozenset().union(*_OURS)
 _SHARD = re.compile(r"(train|validation|test)-\d{5}-of-\d{5}\.(tfrecord|index\.npy)")
 
 # What a file is to us; any other word is the reason why it is passed over, and empty means: without a word.
 IMAGE, ARCHIVE, CLOSED, TABLE = "image", "archive", "closed archive", "table"
-OTHER = "files that are no images"
+OTHER = "not an image"
 
 
 def stem(name: str) -> str:
@@ -69,26 +71,28 @@ def what(name: str, first: Callable[[], bytes]) -> str:
     if any(map(is_system_folder, folders)) or lower in _SYSTEM_FILES or lower.startswith((".ds_store", "._")):
         return ""
     if any(folder.lower() in _SMALL_COPIES for folder in folders):
-        return "files in folders of thumbnails"
+        return "in a folder of thumbnails"
     if lower.startswith("."):
-        return "hidden files"
+        return "hidden" if lower.endswith(IMAGES) else ""
     if lower.endswith(_UNREAD):
-        return "photographs of kinds that are not read (convert them to JPEG or PNG)"
+        return "of a kind that is not read: convert it to JPEG or PNG"
     for kind, endings in ((IMAGE, IMAGES), (ARCHIVE, ARCHIVES), (CLOSED, CLOSED_ARCHIVES)):
         if lower.endswith(endings):
             return kind
-    if _SHARD.fullmatch(file):
-        return ""
     if signatures.is_image(first()):
         return IMAGE
     return TABLE if lower.endswith(TABLES) else OTHER
 
 
-def our_folders(names: Iterable[str]) -> set[str]:
-    """The folders among these paths that are runs and sweeps of this program, each with a / at its end."""
+def our_folders(paths: Iterable[str]) -> list[str]:
+    """The outermost folders among these paths that are runs, sweeps and data sets of this program, each with a / at its end."""
     files: dict[str, set[str]] = {}
-    for name in names:
-        folder, _, file = name.rpartition("/")
-        if file in _RUN or file in _SWEEP:
-            files.setdefault(folder, set()).add(file)
-    return {f"{folder}/" if folder else "" for folder, found in files.items() if found >= _RUN or found >= _SWEEP}
+    for path in paths:
+        folder, _, file = path.rpartition("/")
+        if file in _MARKS or _SHARD.fullmatch(file):
+            files.setdefault(f"{folder}/" if folder else "", set()).add(file if file in _MARKS else _A_SHARD)
+    ours: list[str] = []
+    for folder in sorted(folder for folder, found in files.items() if any(found >= kind for kind in _OURS)):
+        if not ours or not folder.startswith(ours[-1]):
+            ours.append(folder)
+    return ours

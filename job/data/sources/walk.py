@@ -61,33 +61,35 @@ def sort(members: Iterable[Member], where: str) -> tuple[Listing, Counter[str]]:
     Raises:
         UserError: it holds an archive that cannot be read.
     """
-    skipped, images, tables, marks = Skipped(), dict[str, Member](), list[str](), list[str]()
-    times: Counter[str] = Counter()
-    twice: dict[str, str] = {}
+    found: dict[str, tuple[str, str, Hashable]] = {}  # by name: what it is, its fault, its identity
+    times, twice = Counter[str](), list[str]()
     for member in members:
         what = member.special or names.what(member.name, member.first)
-        if what == names.IMAGE:
-            before = images.get(member.name)
-            if before is not None and (before.identity is None or before.identity != member.identity):
-                twice[member.name] = member.name
-            images[member.name] = member
-            times[member.name] += not member.fault
-        elif what == names.CLOSED:
+        if what == names.CLOSED:
             raise UserError(where, f"holds {member.name}, an archive that cannot be read", "unpack it and give the folder")
-        elif what == names.TABLE:
-            tables.append(member.name)
-            skipped.add(names.OTHER, member.name)
-        else:
-            marks.append(member.name)
-            skipped.add(what, member.name)
-    ours = tuple(names.our_folders(marks))
-    for name in [name for name in images if ours and name.startswith(ours)]:
-        skipped.add("images of twofold's own runs", name)
-        del images[name]
-        times.pop(name, None)
+        if what == names.IMAGE:
+            before = found.get(member.name)
+            if before is not None and (member.identity is None or before[2] != member.identity):
+                twice.append(member.name)
+            times[member.name] += not member.fault
+        found[member.name] = (what, member.fault, member.identity)
+    skipped = Skipped()
+    ours = names.our_folders(found)
+    for folder in ours:
+        skipped.add("a run or data set of twofold", folder or where, unit="folder")
+    images, tables = list[Entry](), list[str]()
+    for name, (what, fault, _) in found.items():
+        if ours and name.startswith(tuple(ours)):
+            times.pop(name, None)
+        elif what == names.IMAGE:
+            images.append(Entry(name, fault=fault))
+        elif what:
+            if what == names.TABLE:
+                tables.append(name)
+            skipped.add(names.OTHER if what == names.TABLE else what, name)
     for name in twice:
-        skipped.add("members that stand twice (the last of a name is used)", name)
-    return Listing([Entry(name, fault=image.fault) for name, image in images.items()], skipped, tuple(tables)), times
+        skipped.add("stands twice in its archive; the last is used", name)
+    return Listing(images, skipped, tuple(tables)), times
 
 
 def nfc(name: str) -> str:
