@@ -180,7 +180,7 @@ def test_one_command_goes_from_images_to_a_model_and_the_others_use_it(here: Cal
     command = ("train", "--data", drawn, "--out", run, "--val", "0.3", "--side", "40", *QUICK)
     done = _twofold(*command)
     assert (done.returncode, done.stderr) == (0, "")
-    assert "preparing 60 crosses and 60 rings" in done.stdout
+    assert "classes: 60 crosses and 60 rings" in done.stdout
     for name in ("config.toml", "environment.json", "metrics.jsonl", "history.csv", "curves.png", "model.keras", "summary.json", "log.txt"):
         assert (run / name).exists(), name
     assert "oneDNN" not in done.stdout

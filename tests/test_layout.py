@@ -129,9 +129,10 @@ def test_split_names(name: str, split: str | None) -> None:
 
 def test_one_three_and_no_classes() -> None:
     fix = "; put each class's images in a folder of its own, two in all"
+    several = "; name the two that you want with --classes A,B, or" + fix[1:]
     assert _refused("cats/1.jpg", "cats/2.jpg") == "pets: 1 class found instead of two: cats (2)" + fix
     three = _refused("birds/1.jpg", "cats/1.jpg", "cats/2.jpg", "dogs/1.jpg")
-    assert three == "pets: 3 classes found instead of two: birds (1), cats (2), dogs (1)" + fix
+    assert three == "pets: 3 classes found instead of two: birds (1), cats (2), dogs (1)" + several
     assert _refused("1.jpg", "2.jpg") == "pets: no classes found instead of two" + fix
     assert _refused("train/1.jpg", "test/2.jpg") == "pets: no classes found instead of two" + fix
     many = _refused(*(f"kind{chr(97 + k)}/1.jpg" for k in range(12)))
@@ -153,7 +154,7 @@ def test_positive_swaps_and_must_be_there() -> None:
 
 def test_two_levels_that_could_be_the_classes_need_positive() -> None:
     names = ("setA/cats/1.jpg", "setA/dogs/1.jpg", "setB/cats/1.jpg", "setB/dogs/1.jpg")
-    assert _refused(*names) == "pets: the classes could be seta and setb or cat and dog; name one of them with --positive"
+    assert _refused(*names) == "pets: the classes could be setA and setB or cats and dogs; name the two with --classes"
     assert _find(*names, positive="dogs").classes == ("cats", "dogs")
     assert _find(*names, positive="setA").classes == ("setB", "setA")
 
@@ -186,8 +187,8 @@ def test_a_csv_s_labels_and_splits_win_over_folders() -> None:
     entries = [Entry("x/cats/1.jpg", "Dog", "valid"), Entry("x/dogs/1.jpg", "cat"), Entry("train/2.jpg", "cats")]
     found = find(entries, "list.csv")
     assert _facts(found) == {"x/cats/1.jpg": ("Dog", "validation"), "x/dogs/1.jpg": ("cat", None), "train/2.jpg": ("cat", "train")}
-    with pytest.raises(UserError, match=r"list\.csv: 1\.jpg has the unknown split 'dev'; use train, validation or test"):
-        find([Entry("1.jpg", "cat", "dev"), Entry("2.jpg", "dog")], "list.csv")
+    with pytest.raises(UserError, match=r"list\.csv: 1\.jpg has the unknown split 'blue'; use train, validation or test"):
+        find([Entry("1.jpg", "cat", "blue"), Entry("2.jpg", "dog")], "list.csv")
 
 
 def test_class_names_compare_without_case_and_a_final_s() -> None:

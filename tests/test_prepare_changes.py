@@ -155,7 +155,7 @@ def test_a_started_run_keeps_its_entry_of_the_cache(tmp_path: Path, capsys: pyte
 def test_a_cache_that_another_process_fills_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pets, cache = draw_pets(tmp_path / "pets", 5), str(tmp_path / "cache")
     config, said = _config(pets, cache), threading.Event()
-    entry = Path(cache) / f"shards-{key([str(pets)], config.prepare)}"
+    entry = Path(cache) / f"shards-{key([str(pets)], config.prepare, config.reading)}"
     entry.mkdir(parents=True)
     monkeypatch.setattr(lock, "WAIT", 0.001)
     lines: list[str] = []

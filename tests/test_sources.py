@@ -91,12 +91,34 @@ def test_folder(tmp_path: Path, scratch: Path) -> None:
     assert _read(tmp_path / "pets", scratch) == FILES
 
 
-def test_a_link_to_nothing_in_a_folder(tmp_path: Path, scratch: Path) -> None:
-    (tmp_path / "pets").mkdir()
-    (tmp_path / "pets" / "a.jpg").symlink_to(tmp_path / "gone.jpg")
-    with pytest.raises(UserError) as caught:
-        list(open_source(str(tmp_path / "pets"), scratch).read())
-    assert str(caught.value) == f"{tmp_path}/pets/a.jpg: is a broken link, or was just deleted; delete it and rerun"
+def test_links_are_followed_and_a_loop_ends(tmp_path: Path, scratch: Path) -> None:
+    _put(tmp_path / "store" / "a.jpg", b"a")
+    pets = tmp_path / "pets"
+    _put(pets / "cats" / "b.jpg", b"b")
+    (pets / "dogs").symlink_to(tmp_path / "store")
+    (pets / "cats" / "up").symlink_to(pets)
+    (tmp_path / "store" / "self").symlink_to(tmp_path / "store")
+    assert _read(pets, scratch) == {"cats/b.jpg": b"b", "dogs/a.jpg": b"a"}
+
+
+def test_links_to_nothing_have_a_fault_and_pipes_are_skipped(tmp_path: Path, scratch: Path) -> None:
+    pets = tmp_path / "pets"
+    _put(pets / "a.jpg", b"a")
+    (pets / "b.jpg").symlink_to("gone.jpg")
+    (pets / "c.jpg").symlink_to("../.git/annex/objects/xx/yy.jpg")
+    (pets / "readme").symlink_to("gone")
+    os.mkfifo(pets / "d.jpg")
+    source = open_source(str(pets), scratch)
+    assert source.listing.entries == [
+        Entry("a.jpg"),
+        Entry("b.jpg", fault="is a broken link to gone.jpg"),
+        Entry("c.jpg", fault="its content is not in this clone: run git annex get"),
+    ]
+    assert source.listing.skipped.lines() == [
+        "1 file (a pipe, socket or device), such as d.jpg",
+        "1 file (not an image), such as readme",
+    ]
+    assert list(source.read()) == [("a.jpg", b"a")]
 
 
 def test_a_single_image(tmp_path: Path, scratch: Path) -> None:
@@ -147,7 +169,8 @@ def test_three_archives_deep(tmp_path: Path, scratch: Path) -> None:
 def test_members_that_lead_out_are_refused(pack: Callable[[dict[str, bytes]], bytes], name: str, tmp_path: Path, scratch: Path) -> None:
     ending = {_zip: ".zip", _tar: ".tar", _tar_gz: ".tar.gz"}[pack]
     path = _put(tmp_path / f"a{ending}", pack({"cats/1.jpg": b"one", name: b"evil"}))
-    assert _refused(path, scratch) == f"{path}: the member {name!r} leads out of the archive; do not use this archive"
+    shown = name.replace("\\", "/") if pack is _zip else name
+    assert _refused(path, scratch) == f"{path}: the member {shown!r} leads out of the archive; do not use this archive"
     nested = _put(tmp_path / "b.zip", _zip({f"in{ending}": path.read_bytes()}))
     assert "leads out of the archive" in _refused(nested, scratch)
 
@@ -301,7 +324,7 @@ def test_no_room_for_an_archive_inside_an_archive(tmp_path: Path, scratch: Path,
     path = _put(tmp_path / "a.zip", _zip({"in.zip": _zip(FILES)}))
     monkeypatch.setattr(local.shutil, "disk_usage", lambda _: SimpleNamespace(free=100))
     with pytest.raises(MachineError, match=r"unpacking in\.zip would take about"):
-        open_source(str(path), scratch).listing.entries
+        _ = open_source(str(path), scratch).listing
 
 
 def _csv(folder: Path, text: str, encoding: str = "utf-8") -> Path:
@@ -365,16 +388,29 @@ def test_a_csv_of_another_encoding(tmp_path: Path, scratch: Path) -> None:
     assert "UTF-8" in line
 
 
-def test_unknown_kinds(tmp_path: Path, scratch: Path) -> None:
-    kinds = "give a folder, a zip, tar or tar.gz, a CSV, kaggle:owner/dataset, kaggle:competition/NAME or https://..."
-    for name, what in (("no-such", "no such file or folder"), ("a.rar", "is neither images nor an archive of them")):
-        path = tmp_path / name
-        if name == "a.rar":
-            path.write_bytes(b"Rar!")
-        with pytest.raises(UserError) as caught:
-            open_source(str(path), scratch)
-        assert str(caught.value) == f"{path}: {what}; {kinds}"
-        assert caught.value.code == 2
+KINDS = "give a folder, a zip or tar (gz, xz, bz2), a CSV, kaggle:owner/dataset, kaggle:competition/NAME or https://..."
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "what"),
+    [
+        ("a.doc", b"words", f"is neither images nor an archive of them; {KINDS}"),
+        ("a.rar", b"Rar!\x1a\x07\x01\0", "is a rar archive, which cannot be read; unpack it and give the folder"),
+        ("a.zip", b"7z\xbc\xaf\x27\x1c", "is a 7z archive, which cannot be read; unpack it and give the folder"),
+        ("a.zip.001", b"PK\x03\x04", "is one part of an archive that was cut; join the parts or unpack them, and give the result"),
+        ("a.zip", b"version https://git-lfs.github.com/spec/v1\n", "is a Git LFS pointer, not the file; run git lfs pull"),
+        ("a.xlsx", b"PK\x03\x04", "is a table of a kind that is not read; save it as CSV"),
+    ],
+)
+def test_what_cannot_be_read_is_refused_by_name(name: str, content: bytes, what: str, tmp_path: Path, scratch: Path) -> None:
+    path = _put(tmp_path / name, content)
+    assert _refused(path, scratch) == f"{path}: {what}"
+
+
+def test_what_is_not_there_is_refused(tmp_path: Path, scratch: Path) -> None:
+    assert _refused(tmp_path / "no-such", scratch) == f"{tmp_path}/no-such: no such file or folder; {KINDS}"
+    os.mkfifo(tmp_path / "pipe.zip")
+    assert _refused(tmp_path / "pipe.zip", scratch) == f"{tmp_path}/pipe.zip: is neither a file nor a folder; {KINDS}"
 
 
 @pytest.mark.parametrize(
@@ -396,9 +432,8 @@ def test_is_image(name: str, wanted: bool) -> None:
     assert not names.is_archive(name)
 
 
-NAMES = st.lists(
-    st.text("abcXYZ é_-()0.", min_size=1, max_size=8).filter(lambda n: n.strip(". ") and not n.startswith("._")), min_size=1, max_size=3
-).map(lambda parts: "/".join(parts) + ".jpg")
+PARTS = st.text("abcXYZ é_-()0.", min_size=1, max_size=8).filter(lambda n: n.strip(". ") and not n.startswith("."))
+NAMES = st.lists(PARTS, min_size=1, max_size=3).map(lambda parts: "/".join(parts) + ".jpg")
 
 
 def test_zip_tar_and_folder_agree(tmp_path_factory: pytest.TempPathFactory) -> None:
@@ -407,7 +442,96 @@ def test_zip_tar_and_folder_agree(tmp_path_factory: pytest.TempPathFactory) -> N
     @settings(deadline=None, max_examples=25)
     @given(st.dictionaries(NAMES, st.binary(max_size=30), min_size=1, max_size=5))
     def check(files: dict[str, bytes]) -> None:
+        folder = tmp_path_factory.mktemp("folder")
+        for name, content in files.items():
+            _put(folder / name, content)
         found = [_read(_put(root / name, pack(files)), root) for name, pack in (("a.zip", _zip), ("a.tar", _tar), ("a.tgz", _tar_gz))]
-        assert found[0] == found[1] == found[2] == files
+        assert found[0] == found[1] == found[2] == _read(folder, root) == files
 
     check()
+
+
+JUNK = (
+    "Thumbs.db", "cats/.DS_Store", "cats/._1.jpg", "__MACOSX/cats/1.jpg", "cats/.ipynb_checkpoints/1-checkpoint.jpg",
+    ".thumbnails/1.jpg", "dogs/@eaDir/3.jpg/SYNOPHOTO_THUMB_M.jpg", ".git/1.jpg", "desktop.ini", "cats/.notes",
+)  # fmt: skip
+JPEG = b"\xff\xd8\xff\xe0"
+ODD = {
+    "cats/0000001a": JPEG + b"1", "cats/1.jpg_large": JPEG + b"2", "cats/1.jpg?size=big": JPEG + b"3", "cats/1.jpg.1": JPEG + b"4",
+    "cats/2.": JPEG + b"5", "cats/notes.txt": JPEG + b"6",
+}  # fmt: skip
+PASSED = {"cats/.hidden.jpg": JPEG, "cats/thumbs/1.jpg": JPEG, "raw/1.dng": b"II*\0", "list.csv": b"path,label", "readme": b"hello"}
+
+
+def _folder(files: dict[str, bytes], at: Path) -> Path:
+    for name, content in files.items():
+        _put(at / name, content)
+    return at
+
+
+@pytest.mark.parametrize("kind", ["folder", "a.zip", "a.tar.gz"])
+def test_one_rule_for_folders_and_archives(kind: str, tmp_path: Path, scratch: Path) -> None:
+    files = {**FILES, **dict.fromkeys(JUNK, JPEG), **ODD, **PASSED}
+    path = _folder(files, tmp_path / kind) if kind == "folder" else _put(tmp_path / kind, (_zip if kind == "a.zip" else _tar_gz)(files))
+    assert _read(path, scratch) == FILES | ODD
+    listing = open_source(str(path), scratch).listing
+    assert sorted(listing.skipped.lines()) == [
+        "1 file (hidden), such as cats/.hidden.jpg",
+        "1 file (in a folder of thumbnails), such as cats/thumbs/1.jpg",
+        "1 file (of a kind that is not read: convert it to JPEG or PNG), such as raw/1.dng",
+        "2 files (not an image), such as list.csv",
+    ]
+    assert listing.tables == ("list.csv",)
+
+
+@pytest.mark.parametrize("kind", ["folder", "a.zip", "a.tar.gz"])
+def test_runs_sweeps_and_data_sets_of_ours_are_passed_over(kind: str, tmp_path: Path, scratch: Path) -> None:
+    run = dict.fromkeys(("config.toml", "environment.json", "log.txt", "curves.png", "report/mistakes-test.png"), JPEG)
+    sweep = dict.fromkeys(("sweep.json", "trials.csv", "sweep.png", "trials/0001/curves.png"), JPEG)
+    data = dict.fromkeys(("manifest.json", "train-00000-of-00001.tfrecord", "x.png"), JPEG)
+    files = {
+        **FILES,
+        **{f"cats/{name}/{file}": content for name, of in (("run", run), ("s", sweep), ("d", data)) for file, content in of.items()},
+    }
+    files |= {"dogs/config.toml": b"", "dogs/log.txt": b""}  # of the user's own
+    path = _folder(files, tmp_path / kind) if kind == "folder" else _put(tmp_path / kind, (_zip if kind == "a.zip" else _tar_gz)(files))
+    assert _read(path, scratch) == FILES
+    lines = open_source(str(path), scratch).listing.skipped.lines()
+    assert "3 folders (a run or data set of twofold), such as cats/d/" in lines
+    assert len(lines) == 2
+
+
+def test_archives_in_a_folder_are_opened(tmp_path: Path, scratch: Path) -> None:
+    folder = tmp_path / "parts"
+    _put(folder / "train.zip", _zip({"cats/1.jpg": b"1"}))
+    _put(folder / "more" / "test.tar.xz", _tar({"dogs/2.jpg": b"2"}, "w:xz"))
+    assert _read(folder, scratch) == {"train.zip/cats/1.jpg": b"1", "more/test.tar.xz/dogs/2.jpg": b"2"}
+    assert sorted(path.name for path in open_source(str(folder), scratch).files()) == ["test.tar.xz", "train.zip"]
+    _put(folder / "dogs.7z", b"7z\xbc\xaf\x27\x1c")
+    assert "holds dogs.7z, an archive that cannot be read; unpack it and give the folder" in _refused(folder, scratch)
+
+
+@pytest.mark.parametrize("mode", ["w:xz", "w:bz2", "w:gz", "w"])
+def test_an_archive_is_known_by_its_content(mode: str, tmp_path: Path, scratch: Path) -> None:
+    for name in ("a.zip", "a.tar.gz", "a.gz", "a"):
+        assert _read(_put(tmp_path / name, _tar(FILES, mode)), scratch) == FILES
+    assert _read(_put(tmp_path / "b.tar.gz", _zip(FILES)), scratch) == FILES
+
+
+def test_a_member_that_stands_twice(tmp_path: Path, scratch: Path) -> None:
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as archive:
+        for name, data in (("a.jpg", b"old"), ("b.jpg", b"same"), ("x.jpg", b"new"), ("y.jpg", b"same")):
+            archive.writestr(name, data)
+    path = _put(tmp_path / "a.zip", content.getvalue().replace(b"x.jpg", b"a.jpg").replace(b"y.jpg", b"b.jpg"))
+    assert _read(path, scratch) == {"a.jpg": b"new", "b.jpg": b"same"}
+    assert open_source(str(path), scratch).listing.skipped.lines() == [
+        "1 file (stands twice in its archive; the last is used), such as a.jpg"
+    ]
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w") as tar:
+        for data in (b"old", b"new"):
+            member = tarfile.TarInfo("a.jpg")
+            member.size = 3
+            tar.addfile(member, io.BytesIO(data))
+    assert _read(_put(tmp_path / "a.tar", packed.getvalue()), scratch) == {"a.jpg": b"new"}

@@ -183,8 +183,14 @@ class Run:
 
     log_every: int = option(10, "steps between two records in metrics.jsonl", unit="steps", low=1)
     save_every: float = option(5.0, "longest time between two checkpoints", unit="minutes", above=0)
-    dry_run: bool = option(False, "run three steps per training resolution, print the plan, and exit")
     show_augment: str = option("", "write a contact sheet of augmented images, and exit", metavar="FILE.png")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Look:
+    """A look before the work."""
+
+    dry_run: bool = option(False, "say what would be done, and exit (train runs three steps per training resolution for it)")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -202,6 +208,7 @@ class Config:
     machine: Machine = Machine()
     feed: Feed = Feed()
     work: Work = Work()
+    look: Look = Look()
     run: Run = Run()
     log: Log = Log()
 
@@ -230,13 +237,6 @@ class SweepConfig(Config):
     """`twofold sweep`: the starting configuration of all trials, and the search."""
 
     sweep: Sweep = Sweep()
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Look:
-    """A look before the work."""
-
-    dry_run: bool = option(False, "say which classes and splits were found and what is skipped, and exit")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

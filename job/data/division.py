@@ -42,7 +42,7 @@ def divide(kept: Sequence[Examined], val: float, test: float, classes: tuple[str
         for split in ("validation", "test"):
             given = [image for image in own if image.split == split]
             if split in named and not given:
-                raise UserError(f"split {split}", f"holds no image of {name}", "add some, or rename the split's folder")
+                raise UserError(f"split {split}", f"holds no image of {name}", "add some, or rename its folder")
             splits[split] += given
     return {name: sorted(members, key=lambda image: image.sha256) for name, members in splits.items() if members}
 

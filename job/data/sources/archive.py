@@ -157,7 +157,7 @@ class Archive(Walk):
     def _opened(self, packed: _Packed, prefix: str, identity: Hashable) -> Iterator[Member]:
         """A member as it is, or what is in it where it is an archive itself."""
         name = prefix + packed.name
-        what = names.what(packed.name, bytes)
+        what = names.what(packed.name.replace("\\", "/"), bytes)
         if what in (names.IMAGE, names.ARCHIVE):
             self._check(packed)
         if what == names.ARCHIVE:
