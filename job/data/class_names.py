@@ -16,7 +16,11 @@ _NOTHING = frozenset((  # what cameras, scanners and programs call files, and wh
     "snapshot", "untitled", "unnamed", "file", "files", "download", "downloads", "upload", "uploads", "data", "dataset", "datasets",
     "folder", "part", "parts", "batch", "camera", "dcim", "edited", "copy", "of", "jpg", "jpeg", "png", "dir",
 ))  # fmt: skip
-_CAMERA_FOLDER = re.compile(r"\d{3}[A-Z_]{5}")  # `100CANON`, `101APPLE`, as cameras number them
+_CAMERA_FOLDER = re.compile(r"\d{3}[A-Z_]{5}", re.IGNORECASE)  # `100CANON`, `101APPLE`, as cameras number them
+
+
+_LETTER = re.compile("[a-z]")
+_CAMERA_FILE = re.compile(r"_?[A-Z]{1,6}[_-]?\d{4,}")  # `_MG_0001`, `IMGP1234`, `P1010001`
 
 
 @lru_cache(maxsize=65536)
@@ -35,7 +39,7 @@ def is_no_class(name: str) -> bool:
     if digits.isdigit():
         return len(digits) > 2  # 0 and 1 are classes in many a data set
     words = re.findall(r"[^\W\d_]+", name.lower())
-    return bool(words) and all(word in _NOTHING for word in words)
+    return any(word in _NOTHING for word in words) and all(word in _NOTHING or _LETTER.fullmatch(word) for word in words)
 
 
 def in_file_name(file: str, sure: frozenset[str] = frozenset()) -> str | None:
@@ -44,11 +48,16 @@ def in_file_name(file: str, sure: frozenset[str] = frozenset()) -> str | None:
     Args:
         sure: names that are classes for sure, in the form of `same_class`: a camera's word among them is one too.
     """
-    match = _IN_FILE_NAME.match(file.rsplit(".", 1)[0])
+    match = _IN_FILE_NAME.match(unicodedata.normalize("NFC", file.rsplit(".", 1)[0]))
     name = match.group(1) if match else ""
     if same_class(name) in sure:
         return name
-    return None if not name or is_no_class(name) or split_of(name, alone=True) else name
+    return None if not name or is_no_class(name) or split_of(name, alone=True) or _LETTER.fullmatch(name.lower()) else name
+
+
+def is_camera_file(file: str) -> bool:
+    """Whether a file's name may be a camera's: a few capital letters and a number."""
+    return _CAMERA_FILE.match(file) is not None
 
 
 _KINDS = frozenset(("class", "label", "category", "type", "kind", "grade", "group", "species", "stage", "level", "label class", ""))

@@ -59,8 +59,11 @@ class Folders:
         found = [self._split_parts(image, alone) for image in range(self.count)]
         if any(len(set(splits.values())) > 1 for splits in found):
             return None
-        if not any(found):  # all in one folder: it is a split if it says nothing else
+        if not any(found):  # all images share their outer folders: these are a split if they say nothing else, or train
             found = [self._split_parts(image, alone=True, common=True) for image in range(self.count)]
+            loose = [self._split_parts(image, alone=False, common=True) for image in range(self.count)]
+            if all(set(splits.values()) == {"train"} for splits in loose):
+                found = loose
             if any(len(set(splits.values())) > 1 for splits in found):
                 found = [{} for _ in found]
         return Reading(

@@ -10,9 +10,10 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from job.data.class_names import in_file_name, is_no_class, only_numbered, same_class
+from job.data.class_names import in_file_name, is_camera_file, is_no_class, only_numbered, same_class
 from job.data.folders import Folders, Reading
 from job.data.sources import Entry
+from job.data.splits import mentions
 from job.errors import UserError
 
 NEARLY_ALL = 0.95  # of the images, or all but one, must have a class
@@ -157,14 +158,20 @@ def _from_names(folders: Folders, where: str, wanted: Wanted, tables: Sequence[s
     for reading in readings:
         found = _by_pair(folders, reading, wanted, where) if wanted.pair else _by_level(folders, reading, wanted, where)
         if found is not None:
+            if not wanted.named:
+                _check_rivals(folders, reading, found, where)
             return found, reading
-    for reading in readings:
         found = _by_file_name(folders, reading, wanted)
         if found is not None:
             return found, reading
     if not readings:
         raise folders.conflict(alone=True)
-    return _closest(folders, readings[0], wanted), readings[0]
+    closest = _closest(folders, readings[0], wanted)
+    if len(closest.found) == 2 and not wanted.model and not wanted.pair:
+        names = ", ".join(f"{name} ({count:,})" for name, count in sorted(closest.found.items()))
+        what = f"the classes cannot be told: {names} in {closest.origin} label {len(closest.counted) - len(closest.missing):,} of "
+        raise UserError(where, f"{what}{len(closest.counted):,} images, or do not look like classes", "name the two with --classes")
+    return closest, readings[0]
 
 
 def _levels(folders: Folders, reading: Reading, with_sources: bool) -> Iterator[_Labels]:
@@ -198,14 +205,20 @@ def _serves(labels: _Labels, folders: Folders, wanted: Wanted) -> bool:
         return set(labels.found) <= {same_class(name) for name in wanted.model}
     if len(labels.found) != 2:
         return False
-    if not (wanted.named & set(labels.found)) and (only_numbered(labels.found) or any(map(is_no_class, labels.found))):
+    if not wanted.named & set(labels.found) and (
+        only_numbered(labels.found) or any(map(is_no_class, labels.found)) or all(map(mentions, labels.found))
+    ):
         return False
-    # where `download/cats` stands beside `cats`, the outer level does not hold the classes
+    return _is_one_level(labels, folders)
+
+
+def _is_one_level(labels: _Labels, folders: Folders) -> bool:
+    """Whether none of the names stands above or below another: where `download/cats` is beside `cats`, they are no level."""
     return not any(
-        same_class(folders.name(k, other)) in labels.found and same_class(folders.name(k, other)) != labels.same[k]
+        (other := same_class(folders.name(k, at))) in labels.found and other != labels.same[k]
         for k in labels.counted
         if (part := labels.parts[k]) is not None
-        for other in folders.others(k, part)
+        for at in folders.others(k, part)
     )
 
 
@@ -246,14 +259,40 @@ def _by_file_name(folders: Folders, reading: Reading, wanted: Wanted) -> _Labels
     labels = _Labels(classes, reading.splits, "the names of files", [None] * folders.count)
     if only:
         return labels if labels.found and set(labels.found) <= only and (wanted.pair or labels.covers) else None
-    told = any(_tells(level) for with_sources in (False, True) for level in _levels(folders, reading, with_sources))
+    told = any(_tells(level, folders) for with_sources in (False, True) for level in _levels(folders, reading, with_sources))
     return labels if len(labels.found) == 2 and labels.covers and not told else None
 
 
-def _tells(labels: _Labels) -> bool:
+def _check_rivals(folders: Folders, reading: Reading, found: _Labels, where: str) -> None:
+    """Refuse folders as classes where two other names within one of them, of files or of folders below, look like classes too."""
+    files = [path.rsplit("/", 1)[-1] for path in folders.paths]
+    by_file = [None if is_camera_file(file) else in_file_name(file) for file in files]  # `PetImages/cat.0.jpg` beside `more`
+    rivals = [_Labels(by_file, reading.splits, "", found.parts)]
+    rivals += [below for below in [_below(folders, reading, found)] if below.covers]
+    for rival in rivals:
+        both = Counter((a, b) for a, b in zip(found.same, rival.same, strict=True) if a and b)
+        crossed = any(sum(a == name for a, _ in both) == 2 for name in found.found)
+        if len(rival.found) == 2 and min(rival.found.values()) > 1 and crossed:
+            choices = " or ".join(" and ".join(sorted(labels.spelling().values())) for labels in (found, rival))
+            raise UserError(where, f"the classes could be {choices}", "name the two with --classes")
+
+
+def _below(folders: Folders, reading: Reading, found: _Labels) -> _Labels:
+    """The names of folders that stand below both classes, at whatever depth: `archive/v1/cats` and `more/cats`."""
+    below: list[list[int]] = []
+    under: dict[str, set[str]] = {name: set() for name in found.found}
+    for k, (name, part) in enumerate(zip(found.same, found.parts, strict=True)):
+        below.append([at for at in folders.named_parts(reading, k, True) if part is not None and at > part])
+        under.get(name or "", set()).update(same_class(folders.name(k, at)) for at in below[-1])
+    shared = {name for name in set.intersection(*under.values()) if not is_no_class(name)}
+    chosen = [next((at for at in parts if same_class(folders.name(k, at)) in shared), None) for k, parts in enumerate(below)]
+    return _Labels([None if at is None else folders.name(k, at) for k, at in enumerate(chosen)], reading.splits, "", chosen)
+
+
+def _tells(labels: _Labels, folders: Folders) -> bool:
     """Whether a level of folders divides the images into classes, be they two or more."""
     found = {name for name in labels.found if not is_no_class(name)}
-    return labels.covers and len(found) > 1 and not only_numbered(found)
+    return labels.covers and len(found) > 1 and not only_numbered(found) and _is_one_level(labels, folders)
 
 
 def _closest(folders: Folders, reading: Reading, wanted: Wanted) -> _Labels:
@@ -261,7 +300,7 @@ def _closest(folders: Folders, reading: Reading, wanted: Wanted) -> _Labels:
     levels = [labels for with_sources in (False, True) for labels in _levels(folders, reading, with_sources)]
     by_file = [in_file_name(path.rsplit("/", 1)[-1], wanted.named) for path in folders.paths]
     levels.append(_Labels(by_file, reading.splits, "the names of files", [None] * folders.count))
-    telling = [labels for labels in levels if _tells(labels)]
+    telling = [labels for labels in levels if _tells(labels, folders)]
     if telling:
         return min(telling, key=lambda labels: len(labels.found))
     covering = [labels for labels in levels if labels.covers and labels.found]
@@ -281,8 +320,6 @@ def _pair(found: _Labels, where: str, wanted: Wanted, folders: Folders, tables: 
     if len(counts) != 2:
         what = f"{len(counts) or 'no'} class{'es' * (len(counts) != 1)} found instead of two" + (f": {shown}" if shown else "")
         raise UserError(where, what, _fix(folders, found, wanted, tables))
-    if any(map(is_no_class, found.found)) and not wanted.named & set(found.found):
-        raise UserError(where, f"{shown} do not look like classes", "if they are, name the two with --classes")
     pair = sorted(spelling.values(), key=lambda name: (same_class(name), name))
     if wanted.positive:
         if same_class(wanted.positive) not in spelling:
