@@ -52,13 +52,13 @@ def parse(text: str) -> Levels:
     return Levels(low, high)
 
 
-def is_dim(colours: npt.NDArray[Any], alpha: npt.NDArray[Any] | None) -> bool:
+def is_dim(colors: npt.NDArray[Any], alpha: npt.NDArray[Any] | None) -> bool:
     """Whether an image is of 16 bits, and all values that are seen lie below 4,096: as it stands, it is nearly black."""
-    if colours.dtype != np.uint16:
+    if colors.dtype != np.uint16:
         return False
-    if alpha is None or colours.max() < DIM:
-        return bool(colours.max() < DIM)
-    seen = colours[alpha > 0]  # what a transparent pixel holds is not a level
+    if alpha is None or colors.max() < DIM:
+        return bool(colors.max() < DIM)
+    seen = colors[alpha > 0]  # what a transparent pixel holds is not a level
     return seen.size > 0 and bool(seen.max() < DIM)
 
 
