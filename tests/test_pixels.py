@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import io
+import os
 import struct
+import subprocess
+import sys
 import zlib
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -14,7 +19,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
-from job.data.pixels import Undecodable, decode, encode, reduce, square, squeeze, stored
+from job.data import levels
+from job.data.levels import AUTO, FULL, Levels
+from job.data.pixels import Undecodable, decode, encode, reduce, square, squeeze, store, stored
+from job.errors import UserError
 
 RNG = np.random.default_rng(5)
 
@@ -199,34 +207,133 @@ def test_too_little_memory_is_not_the_fault_of_an_image(monkeypatch: pytest.Monk
         decode(data)
 
 
-def test_reasons() -> None:
-    assert _reason(b"") == "the file is empty"
-    for brand in (b"heic", b"mif1", b"hevc"):
-        assert _reason(b"\0\0\0\x18ftyp" + brand + b"\0\0\0\0rest") == (
-            "HEIC is not supported: convert it to JPEG (heif-convert, or the phone's 'most compatible')"
-        )
-    assert _reason(b"<!DOCTYPE html><html>404</html>") == "it is a web page, not an image"
-    assert _reason(b"<html>") == "it is a web page, not an image"
-    assert _reason(b"just text") == "it is not an image that can be read, or it is corrupt"
+HEIC_EXTRA = "HEIC needs an extra: pip install 'twofold[heic]'"
+CORRUPT = "is truncated or corrupt"
 
 
-def _png_of(width: int, height: int) -> bytes:
-    def chunk(name: bytes, content: bytes) -> bytes:
-        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"", "the file is empty"),
+        (b"just text", "it is not an image that can be read, or it is corrupt"),
+        (b"<!DOCTYPE html><html>404</html>", "it is a web page, not an image"),
+        (b"\n <html>", "it is a web page, not an image"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:1\n", "it is a Git LFS pointer, not the image: run git lfs pull"),
+        (b"/annex/objects/SHA256E-s9--1.jpg\n", "it is a git-annex pointer, not the image: run git annex get"),
+        (b"../.git/annex/objects/a/b.jpg", "it is a git-annex pointer, not the image: run git annex get"),
+        (b"\xff\x0a\xfa", "it is a JPEG XL image, which is not read: convert it to PNG or JPEG"),
+        (b"\0\0\0\x0cJXL \r\n\x87\n", "it is a JPEG XL image, which is not read: convert it to PNG or JPEG"),
+        (b"\0" * 128 + b"DICM\2\0", "it is a DICOM file, which is not read: convert it to PNG or JPEG"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "it is an SVG file, which is not read: convert it to PNG or JPEG"),
+        (b"<?xml version='1.0'?>\n<!-- drawn -->\n<svg/>", "it is an SVG file, which is not read: convert it to PNG or JPEG"),
+        (b"<?xml version='1.0'?><Error>AccessDenied</Error>", "it is not an image that can be read, or it is corrupt"),
+        (b"8BPS\0\1", "it is a Photoshop file, which is not read: convert it to PNG or JPEG"),
+        (b"%PDF-1.7", "it is a PDF, which is not read: convert it to PNG or JPEG"),
+        (b"II*\0\x10\0\0\0CR\2\0", "it is a camera raw file, which is not read: convert it to PNG or JPEG"),
+        (b"\0\0\0\x18ftypcrx \0\0\0\1", "it is a camera raw file, which is not read: convert it to PNG or JPEG"),
+        (b"FUJIFILMCCD-RAW 0201", "it is a camera raw file, which is not read: convert it to PNG or JPEG"),
+        (b"\0\0\0\x18ftypqt  \0\0\0\0", "it is a video, which is not read: convert it to PNG or JPEG"),
+        (b"PK\3\4\0\0", "it is an archive (zip), not an image: unpack it"),
+        (b"II*\0\x08\0\0\0", "the TIFF is truncated or corrupt, or of a kind that is not read"),
+        (b"GIF89a\1\0\1\0", f"the GIF {CORRUPT}"),
+        (b"\0\0\0\x1cftypavif\0\0\0\0", f"the AVIF {CORRUPT}"),
+        (b"\0\0\0\x14ftypmif1\0\0\0\0avif", f"the AVIF {CORRUPT}"),
+    ],
+)
+def test_reasons(data: bytes, reason: str) -> None:
+    assert _reason(data) == reason
 
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0")) + chunk(b"IEND", b"")
+
+@pytest.mark.parametrize("brand", [b"heic", b"mif1", b"hevc"])
+def test_heic_without_its_extra_names_the_extra(monkeypatch: pytest.MonkeyPatch, brand: bytes) -> None:
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    assert _reason(b"\0\0\0\x18ftyp" + brand + b"\0\0\0\0rest") == HEIC_EXTRA
 
 
-def test_an_image_that_claims_to_be_enormous_is_refused_without_taking_the_memory() -> None:
-    assert _reason(_png_of(1_000_000, 1_000_000))
-    assert _reason(_png_of(0, 5))
+def _chunk(name: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+
+def _png(width: int, height: int, depth: int, color_type: int, rows: bytes, *more: tuple[bytes, bytes]) -> bytes:
+    header = struct.pack(">IIBBBBB", width, height, depth, color_type, 0, 0, 0)
+    chunks = [(b"IHDR", header), *more, (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(_chunk(name, content) for name, content in chunks)
+
+
+def _tiff(array: Any, *, photometric: int, orientation: int = 1, extra: int | None = None, order: str = "<", **sizes: int) -> bytes:
+    """An uncompressed TIFF of one strip, with the tags that Pillow and OpenCV do not write as asked."""
+    height, width = array.shape[:2]
+    samples = 1 if array.ndim == 2 else array.shape[2]
+    tags = {256: sizes.get("width", width), 257: sizes.get("height", height), 258: 0, 259: 1, 262: photometric, 273: 0}
+    tags |= {274: orientation, 277: samples, 278: height, 279: array.nbytes, 284: 1} | ({} if extra is None else {338: extra})
+    bits = 8 + 2 + 12 * len(tags) + 4  # where the bits of each sample stand
+    tags |= {258: bits if samples > 2 else 8 * array.itemsize, 273: bits + 2 * samples}
+    found = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(order + "IH", 8, len(tags))
+    for tag, value in tags.items():
+        if tag == 258:
+            found += struct.pack(order + "HHI", tag, 3, samples) + struct.pack(order + ("I" if samples > 2 else "H2x"), value)
+        else:
+            found += struct.pack(order + "HHII", tag, 4, 1, value)
+    found += bytes(4) + struct.pack(order + "H", 8 * array.itemsize) * samples
+    return found + array.astype(array.dtype.newbyteorder(order)).tobytes()
+
+
+def _claims(kind: str, width: int, height: int) -> bytes:
+    """A little file whose header claims a size."""
+    if kind == "PNG":
+        return _png(width, height, 8, 2, b"\0")
+    if kind == "TIFF":
+        return _tiff(np.zeros((4, 4), np.uint8), photometric=1, width=width, height=height)
+    if kind == "PPM":
+        return b"P6\n# drawn\n%d %d\n255\n" % (width, height)
+    data = _save(Image.new("RGB", (8, 8)), kind)
+    if kind == "JPEG":  # a table before the frame, whose mark lies among those of frames
+        data = data[:2] + b"\xff\xc4\0\x09" + bytes(7) + data[2:]
+    at, layout = {
+        "JPEG": (data.find(b"\xff\xc0") + 5, ">HH"),
+        "BMP": (18, "<ii"),
+        "GIF": (6, "<HH"),
+        "AVIF": (data.find(b"ispe") + 8, ">II"),
+    }[kind]
+    sides = (height, width) if kind == "JPEG" else (width, height)
+    return data[:at] + struct.pack(layout, *sides) + data[at + struct.calcsize(layout) :]
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "PPM", "JPEG", "BMP", "GIF", "AVIF"])
+def test_an_image_beyond_the_limits_is_refused_with_its_size(kind: str) -> None:
+    most = "268,435,456" if kind == "AVIF" else "1,073,741,824"
+    width, height = (30_000, 20_000) if kind == "AVIF" else (60_000, 50_000)
+    assert _reason(_claims(kind, width, height)) == (
+        f"it is {width:,} x {height:,} pixels, more than the {most} that are read: make it smaller, or cut it up"
+    )
+
+
+@pytest.mark.parametrize(("kind", "side"), [("PNG", 1_000_000), ("TIFF", 1_048_576), ("BMP", 1_048_576), ("AVIF", 32_768)])
+def test_an_image_with_too_long_a_side_is_refused_with_its_size(kind: str, side: int) -> None:
+    line = f"it is {side + 1:,} x 5 pixels, more than {side:,} a side: make it smaller, or cut it up"
+    assert _reason(_claims(kind, side + 1, 5)) == line
+    assert "a side" not in _reason(_claims(kind, side, 0))
+
+
+def test_an_image_of_no_size_is_refused() -> None:
+    assert _reason(_claims("PNG", 0, 5)) == f"the PNG {CORRUPT}"
 
 
 @settings(deadline=None, max_examples=150)
 @given(
     st.sampled_from(
-        [b"", b"\xff\xd8\xff\xe0", b"\x89PNG\r\n\x1a\n", b"GIF89a", b"RIFF\0\0\0\0WEBPVP8 ", b"BM", b"II*\0", b"\0\0\0\x18ftypavif"]
+        [
+            b"",
+            b"\xff\xd8\xff\xe0",
+            b"\x89PNG\r\n\x1a\n",
+            b"GIF89a",
+            b"RIFF\0\0\0\0WEBPVP8 ",
+            b"BM",
+            b"II*\0",
+            b"P5 ",
+            b"\0\0\0\x18ftypavif",
+            b"\0\0\0\x18ftypheic",
+        ]
     ),
     st.binary(max_size=120),
 )
@@ -253,7 +360,7 @@ def test_reduce_keeps_the_aspect_and_never_enlarges(height: int, width: int, sid
         assert min(found.shape[:2]) == side
         long = max(height, width) * side / min(height, width)
         assert abs(max(found.shape[:2]) - long) <= 0.5
-        assert (found.shape[0] >= found.shape[1]) == (height >= width) or height == width
+        assert (found.shape[0] - found.shape[1]) * (height - width) >= 0
 
 
 def test_stored_is_an_upright_small_jpeg_without_exif() -> None:
@@ -324,3 +431,338 @@ def test_square_decodes_and_squeezes() -> None:
     jpeg = encode(_scene())
     assert np.array_equal(square(jpeg, 16), squeeze(decode(jpeg), 16))
     assert _far(decode(jpeg), _scene()) < 3
+
+
+def _heic() -> Any:
+    return pytest.importorskip("pillow_heif", reason="pillow-heif is not installed: pip install 'twofold[heic]'")
+
+
+def _save_heif(image: Image.Image, kind: str, **options: Any) -> bytes:
+    if kind == "AVIF":
+        return _save(image, "AVIF", quality=100, subsampling="4:4:4", **options)
+    _heic().register_heif_opener()
+    return _save(image, "HEIF", quality=-1, chroma=444, **options)
+
+
+HEIFS = pytest.mark.parametrize("kind", ["AVIF", "HEIC"])
+
+
+@HEIFS
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L"])
+def test_the_orientation_of_avif_and_heic_is_applied(kind: str, orientation: int, mode: str) -> None:
+    image = Image.fromarray(_scene()).convert(mode)
+    image.info["exif"] = _exif(orientation).tobytes()
+    wanted = ImageOps.exif_transpose(image).convert("RGB")
+    found = decode(_save_heif(image, kind, exif=image.info["exif"]))
+    assert _far(found, np.asarray(wanted)) < 2
+
+
+@HEIFS
+@pytest.mark.parametrize("mode", ["RGBA", "LA"])
+def test_alpha_of_avif_and_heic_is_laid_over_white(kind: str, mode: str) -> None:
+    rgba = np.zeros((32, 48, 4), np.uint8)
+    rgba[..., :3], rgba[..., 3] = 200, 255
+    rgba[:16, :, 3] = 0
+    rgba[16:, :24, 3] = 128
+    found = decode(_save_heif(Image.fromarray(rgba).convert(mode), kind)).astype(int)
+    for at, wanted in (((4, 4), 255), ((24, 12), 227), ((24, 36), 200)):
+        assert np.abs(found[at] - wanted).max() <= 3
+
+
+@pytest.mark.parametrize("depth", [10, 12])
+@pytest.mark.parametrize("with_alpha", [False, True])
+def test_an_avif_of_10_or_12_bits(depth: int, with_alpha: bool) -> None:
+    scene = np.dstack([_scene()[..., ::-1], np.full((32, 48), 128, np.uint8)])[..., : 3 + with_alpha]
+    deep = np.rint(scene.astype(float) / 255 * ((1 << depth) - 1)).astype(np.uint16)
+    data = cv2.imencode(".avif", deep, (cv2.IMWRITE_AVIF_DEPTH, depth, cv2.IMWRITE_AVIF_QUALITY, 100))[1].tobytes()
+    wanted = 0.5 * _scene() + 127.5 if with_alpha else _scene()
+    assert _far(decode(data), wanted) < 4
+    assert not store(data, 32, AUTO).dim  # the decoder scales them already
+    assert np.array_equal(decode(data, AUTO), decode(data))
+
+
+@pytest.mark.parametrize("bits", [10, 12])
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_a_heic_of_10_or_12_bits(monkeypatch: pytest.MonkeyPatch, bits: int, mode: str) -> None:
+    heic = _heic()
+    monkeypatch.setattr(heic.options, "SAVE_HDR_TO_12_BIT", bits == 12)
+    scene = _scene() if mode == "RGB" else _scene()[..., 0]
+    file = io.BytesIO()
+    heic.from_bytes(f"{mode};16", (48, 32), (scene.astype(np.uint16) * 257).tobytes()).save(file, quality=-1, chroma=444)
+    assert heic.open_heif(file.getvalue()).info["bit_depth"] == bits
+    assert _far(decode(file.getvalue()), scene if mode == "RGB" else np.dstack([scene] * 3)) < 2
+
+
+def test_an_avif_sequence_gives_its_first_frame() -> None:
+    frames = [Image.new("RGB", (32, 32), color) for color in ("red", "blue")]
+    data = _save(frames[0], "AVIF", save_all=True, append_images=frames[1:])
+    assert Image.open(io.BytesIO(data)).n_frames == 2
+    assert _far(decode(data), np.asarray(frames[0])) < 3
+
+
+def test_a_heic_of_several_images_gives_its_primary_one() -> None:
+    heic, file = _heic(), io.BytesIO()
+    images = heic.from_pillow(Image.new("RGB", (64, 64), "red"))
+    images.add_from_pillow(Image.new("RGB", (64, 64), "blue"))
+    images.save(file, primary_index=1)
+    assert _far(decode(file.getvalue()), np.asarray(Image.new("RGB", (64, 64), "blue"))) < 3
+
+
+@HEIFS
+@pytest.mark.parametrize("share", [0.05, 0.3, 0.6, 0.9])
+def test_an_avif_or_heic_cut_short_is_refused(kind: str, share: float) -> None:
+    data = _save_heif(Image.fromarray(RNG.integers(0, 256, (64, 64, 3), np.uint8)), kind)
+    assert _reason(data[: int(share * len(data))]) == f"the {kind} {CORRUPT}"
+
+
+@HEIFS
+def test_avif_and_heic_are_decoded_by_many_threads_at_once(kind: str) -> None:
+    files = [_save_heif(Image.fromarray(_scene()).rotate(angle), kind) for angle in range(0, 160, 20)] * 4
+    wanted = [decode(data) for data in files]
+    with ThreadPoolExecutor(8) as pool:
+        assert all(map(np.array_equal, pool.map(decode, files), wanted))
+
+
+@HEIFS
+def test_pillows_limit_for_large_images_neither_warns_nor_refuses(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    data = _save_heif(Image.fromarray(_scene()), kind)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+    assert _far(decode(data), _scene()) < 2
+
+
+@HEIFS
+@pytest.mark.parametrize("block", [b"II*\0\x08\0\0\0\xff\0\x12\x01\x03\0\1\0\0\0\6\0", b"nothing it should be"])
+def test_a_damaged_exif_block_of_avif_and_heic_turns_nothing(kind: str, block: bytes) -> None:
+    data = bytearray(_save_heif(Image.fromarray(_scene()), kind, exif=_exif(1)))
+    start = max(data.find(b"II*\0"), data.find(b"MM\0*"))
+    data[start : start + len(block)] = block
+    with pytest.warns(UserWarning, match="EXIF") if block.startswith(b"II") else pytest.raises(SyntaxError):
+        Image.Exif().load(b"Exif\0\0" + block)
+    assert _far(decode(bytes(data)), _scene()) < 2
+
+
+def test_too_little_memory_for_an_avif_is_not_the_fault_of_the_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    from PIL import AvifImagePlugin
+
+    def full(*_: object) -> None:
+        raise RuntimeError("Failed to decode frame 0: Out of memory")
+
+    monkeypatch.setattr(AvifImagePlugin.AvifImageFile, "load", full)
+    with pytest.raises(MemoryError, match="Out of memory"):
+        decode(_save(Image.fromarray(_scene()), "AVIF"))
+
+
+def _grey_rows(values: Any, depth: int) -> bytes:
+    """Rows of a grey PNG: each byte holds several values below 8 bits."""
+    if depth == 16:
+        return b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    return b"".join(
+        b"\0" + int("".join(f"{v:0{depth}b}" for v in row), 2).to_bytes(len(row) * depth // 8, "big") for row in values.tolist()
+    )
+
+
+INK = np.zeros((16, 16), bool)
+INK[4:12, 4:12] = True
+
+
+@pytest.mark.parametrize(
+    ("depth", "ground", "ink", "seen"),
+    [
+        (1, 0, 1, 255), (1, 1, 0, 0), (2, 0, 1, 85), (2, 1, 2, 170), (4, 0, 5, 85), (4, 9, 8, 136), (8, 0, 90, 90), (8, 200, 90, 90),
+        (16, 0, 23130, 90), (16, 23131, 23130, 90),
+    ],
+)  # fmt: skip
+def test_a_transparent_grey_is_laid_over_white(depth: int, ground: int, ink: int, seen: int) -> None:
+    rows = _grey_rows(np.where(INK, ink, ground), depth)
+    data = _png(16, 16, depth, 0, rows, (b"gAMA", struct.pack(">I", 45455)), (b"tRNS", struct.pack(">H", ground)))
+    assert np.array_equal(decode(data), np.dstack([np.where(INK, seen, 255)] * 3))
+    solid = _png(16, 16, depth, 0, rows)
+    assert decode(solid)[0, 0, 0] == (ground >> 8 if depth == 16 else ground * 255 // ((1 << depth) - 1))
+
+
+@pytest.mark.parametrize("depth", [8, 16])
+def test_a_transparent_color_is_laid_over_white(depth: int) -> None:  # by OpenCV's own alpha
+    scale, kind = (257, ">u2") if depth == 16 else (1, "u1")
+    values = (np.where(INK[..., None], (200, 30, 30), (0, 0, 40)) * scale).astype(kind)
+    data = _png(16, 16, depth, 2, b"".join(b"\0" + row.tobytes() for row in values), (b"tRNS", struct.pack(">HHH", 0, 0, 40 * scale)))
+    assert np.array_equal(decode(data), np.where(INK[..., None], (200, 30, 30), (255, 255, 255)))
+
+
+@pytest.mark.parametrize("depth", [1, 2, 4, 8])
+def test_a_transparent_palette_entry_is_laid_over_white(depth: int) -> None:  # by OpenCV's own alpha
+    more = ((b"PLTE", bytes([9, 9, 9, 200, 30, 30])), (b"tRNS", bytes([0, 128])))
+    data = _png(16, 16, depth, 3, _grey_rows(INK.astype(int), depth), *more)
+    assert np.abs(decode(data).astype(int) - np.where(INK[..., None], (227, 142, 142), (255, 255, 255))).max() <= 1
+
+
+def _deep(kind: str, array: Any) -> bytes:
+    """Grey, RGB or RGBA of 16 bits as a file."""
+    bgr = array if array.ndim == 2 else array[..., [2, 1, 0, 3][: array.shape[2]]]
+    return bytes(cv2.imencode(kind, bgr)[1])
+
+
+def _ramp(top: int, channels: int) -> Any:
+    grey = np.linspace(0, top, 64 * 64).astype(np.uint16).reshape(64, 64)
+    return grey if channels == 1 else np.dstack([grey, grey[::-1], grey.T, np.full_like(grey, 65535)][:channels])
+
+
+KINDS = pytest.mark.parametrize("kind", [".png", ".tif"])
+CHANNELS = pytest.mark.parametrize("channels", [1, 3, 4])
+
+
+@KINDS
+@CHANNELS
+def test_full_levels_are_what_opencv_makes_of_16_bits(kind: str, channels: int) -> None:
+    values = np.arange(65536, dtype=np.uint16).reshape(256, 256)
+    array = values if channels == 1 else np.dstack([values, values[::-1], values.T, np.full_like(values, 65535)][:channels])
+    found = decode(_deep(kind, array), FULL)
+    opencv = cv2.imdecode(np.frombuffer(_deep(kind, array[..., :3] if channels > 1 else array), np.uint8), cv2.IMREAD_COLOR_RGB)
+    exact = np.rint(array[..., :3] / 257) if channels == 4 else opencv  # over white it is rounded, else as OpenCV has it
+    assert np.array_equal(found, exact)
+    assert np.array_equal(decode(_deep(kind, array)), found)
+
+
+@KINDS
+@CHANNELS
+def test_auto_levels_stretch_12_bits_alone(kind: str, channels: int) -> None:
+    for top, dim in ((4095, True), (4096, False), (300, True), (65535, False)):
+        array = _ramp(top, channels)
+        data = _deep(kind, array)
+        colors = np.dstack([array] * 3) if channels == 1 else array[..., :3]
+        assert store(data, 64).dim == store(data, 64, AUTO).dim == dim
+        assert np.array_equal(decode(data, AUTO), np.rint(colors / 4095 * 255) if dim else decode(data))
+        assert decode(data).max() == (top >> 8 if channels == 1 or (kind == ".png" and channels == 3) else round(top / 257))
+
+
+@KINDS
+@CHANNELS
+def test_levels_from_min_to_max(kind: str, channels: int) -> None:
+    array = _ramp(5000, channels)
+    colors = np.dstack([array] * 3) if channels == 1 else array[..., :3]
+    wanted = np.rint(np.clip((colors.astype(float) - 1000) / 2000, 0, 1) * 255)
+    found = decode(_deep(kind, array), Levels(1000, 3000))
+    assert np.abs(found - wanted).max() <= (channels == 4)  # over white it is computed in float32
+    assert found.min() == 0
+    assert found.max() == 255
+
+
+def test_levels_leave_images_of_8_bits_as_they_are() -> None:
+    for kind, mode in (("PNG", "RGB"), ("PNG", "LA"), ("PNG", "RGBA"), ("TIFF", "RGB"), ("TIFF", "RGBA"), ("JPEG", "RGB"), ("GIF", "P")):
+        data = _save(Image.fromarray(_scene() // 20).convert(mode), kind)
+        for chosen in (AUTO, Levels(0, 100), Levels(50, 4095)):
+            assert np.array_equal(decode(data, chosen), decode(data)), (kind, mode)
+            assert not store(data, 32, chosen).dim
+
+
+def test_alpha_is_not_a_level() -> None:
+    rgba = np.full((8, 8, 4), 2048, np.uint16)
+    rgba[:4, :, 3] = 65535
+    rgba[4:, :, 3] = 32768
+    rgba[0, 0] = (65535, 65535, 65535, 0)  # what is not seen does not count
+    found = decode(_deep(".png", rgba), AUTO)
+    assert store(_deep(".png", rgba), 8, AUTO).dim
+    assert [found[at].tolist() for at in ((0, 0), (2, 2), (6, 6))] == [[255] * 3, [128] * 3, [191] * 3]
+    assert not store(_deep(".png", rgba * np.array([1, 1, 1, 0], np.uint16)), 8, AUTO).dim  # nothing is seen
+
+
+def test_a_transparent_grey_of_16_bits_is_not_a_level() -> None:
+    rows = _grey_rows(np.where(INK, 1000, 65535), 16)
+    data = _png(16, 16, 16, 0, rows, (b"tRNS", struct.pack(">H", 65535)))
+    assert store(data, 16).dim
+    assert np.array_equal(decode(data, AUTO), np.dstack([np.where(INK, 62, 255)] * 3))
+
+
+def test_associated_alpha_of_16_bits() -> None:
+    half = np.full((4, 4, 4), 1000, np.uint16)  # colors of 2000, half transparent
+    half[..., 3] = 32768
+    for extra, low, seen in ((1, 0, 191), (2, 0, 159), (1, 1000, 170), (2, 1000, 127)):
+        data = _tiff(half, photometric=2, extra=extra)
+        assert decode(data, Levels(low, 4000))[0, 0].tolist() == [seen] * 3
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "TIFF of the other order"])
+def test_an_image_of_16_bits_is_upright_with_levels(kind: str, channels: int, orientation: int) -> None:
+    array = (_scene().astype(np.uint16) * 16)[..., :channels].squeeze()
+    upright = Image.fromarray(np.dstack([_scene()[..., k % channels] for k in range(3)]))
+    upright.info["exif"] = _exif(orientation).tobytes()
+    wanted = np.asarray(ImageOps.exif_transpose(upright)).astype(int)
+    if kind == "PNG":
+        rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in array)
+        data = _png(48, 32, 16, 0 if channels == 1 else 2, rows, (b"eXIf", _exif(orientation).tobytes()[6:]))
+    else:
+        data = _tiff(array, photometric=1 if channels == 1 else 2, orientation=orientation, order="<" if kind == "TIFF" else ">")
+    assert np.abs(decode(data, AUTO) - wanted).max() <= 1
+
+
+def test_a_tiff_whose_white_is_zero() -> None:
+    for top, chosen in ((4095, AUTO), (4095, Levels(0, 4095)), (65535, FULL)):
+        array = np.tile(np.array([0, top // 2, top], np.uint16), (2, 1))
+        assert np.abs(decode(_tiff(array, photometric=0), chosen)[0, :, 0].astype(int) - [255, 128, 0]).max() <= 1
+
+
+def test_a_pgm_of_12_bits() -> None:
+    array = _ramp(4095, 1)
+    data = b"P5\n64 64\n4095\n" + array.astype(">u2").tobytes()
+    assert store(data, 64).dim
+    assert np.array_equal(decode(data, AUTO)[..., 1], np.rint(array / 4095 * 255))
+
+
+def test_store_gives_the_jpeg_of_the_levels() -> None:
+    data = _deep(".png", _ramp(4095, 3))
+    assert store(data, 32, AUTO).jpeg == stored(data, 32, AUTO) == encode(reduce(decode(data, AUTO), 32))
+    assert stored(data, 32) == stored(data, 32, FULL) != stored(data, 32, AUTO)
+
+
+def test_a_jpeg_is_decoded_once_and_nothing_else_is_asked_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls, real = [], cv2.imdecode
+    monkeypatch.setattr(cv2, "imdecode", lambda *of: calls.append(of[1]) or real(*of))
+    monkeypatch.setattr(cv2, "imdecodeWithMetadata", lambda *_: pytest.fail("a JPEG holds no alpha"))
+    assert not store(_save(Image.fromarray(_scene()), "JPEG"), 16, AUTO).dim
+    assert calls == [cv2.IMREAD_COLOR_RGB]
+
+
+def test_levels_are_parsed() -> None:
+    assert levels.parse("full") == levels.parse("0:65535") == FULL == Levels(0, 65535)
+    assert levels.parse("auto") == AUTO != FULL
+    assert levels.parse("100:4095") == Levels(100, 4095)
+
+
+@pytest.mark.parametrize("text", ["", "off", "12", "1:2:3", "a:b", "-1:5", "1.5:9", "5:", ":5", " 1:5", "1:5\n", "\u0661:9", "Full"])
+def test_levels_that_are_none_are_refused(text: str) -> None:
+    with pytest.raises(UserError, match=r"^--levels: .* is not full, auto or MIN:MAX; give two whole numbers from 0 to 65,535"):
+        levels.parse(text)
+
+
+def test_levels_out_of_range_are_refused() -> None:
+    for text in ("5:5", "9:5"):
+        with pytest.raises(UserError, match=f"^--levels: {text} has a MIN that is not below its MAX; give the smaller value first"):
+            levels.parse(text)
+    with pytest.raises(UserError, match=r"^--levels: 7:65536 ends above 65,535, the largest value of 16 bits; use 7:65535$"):
+        levels.parse("7:65536")
+
+
+def test_no_line_of_a_decoder_reaches_the_terminal(tmp_path: Path) -> None:
+    source = tmp_path / "pets"
+    for name in ("cats", "dogs"):
+        (source / name).mkdir(parents=True)
+        for k in range(3):
+            (source / name / f"{k}.png").write_bytes(_save(Image.fromarray(RNG.integers(0, 256, (16, 16, 3), np.uint8)), "PNG"))
+    noisy = Image.fromarray(RNG.integers(0, 256, (48, 48, 3), np.uint8))
+    for kind in ("JPEG", "PNG", "TIFF", "WEBP", "GIF", "BMP", "AVIF", "JPEG2000"):
+        data = _save(noisy, kind, **({"compression": "tiff_lzw"} if kind == "TIFF" else {}))
+        for share in (0.1, 0.5, 0.9):
+            (source / "cats" / f"cut-{share}-{kind}.jpg").write_bytes(data[: int(share * len(data))])
+            at = int(share * len(data))
+            (source / "dogs" / f"bad-{share}-{kind}.jpg").write_bytes(data[:at] + bytes(30) + data[at + 30 :])
+    (source / "cats" / "wide.png").write_bytes(_claims("PNG", 1_000_001, 1))
+    argv = [sys.executable, "-m", "job.cli", "prepare", source, "--out", tmp_path / "out", "--val", "0", "--max-bad", "1"]
+    root = Path(__file__).resolve().parents[1]
+    done = subprocess.run(argv, cwd=root, env=os.environ | {"OPENCV_LOG_LEVEL": "WARNING"}, capture_output=True, text=True, timeout=120)
+    assert done.stderr == ""
+    assert done.returncode == 0
+    starts = ("preparing ", "read ", "train: ", "excluded: ", "positive class: ")
+    assert [line for line in done.stdout.splitlines() if not line.startswith(starts)] == []
+    assert "cannot be decoded" in done.stdout

@@ -7,6 +7,7 @@ turns that JPEG into what the network sees. Nothing else in this project decodes
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from typing import Any
 
 os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")  # what is wrong with a file is said by our own line
@@ -15,24 +16,47 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from job.data import headers, heif, signatures
+from job.data.levels import FULL, TOP, Levels, is_dim, table
+from job.data.reasons import Undecodable as Undecodable  # also for those who call us
+from job.data.reasons import reason, too_large
+
 Image = npt.NDArray[np.uint8]
 
 QUALITY = 92  # of the stored JPEG; at 160 px about 9 kB an image
-_HEIC_BRANDS = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1")
-_ORIENTATION_TAG = 0x0112
+_WITH_MORE = (b"\x89PNG", b"GIF8", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_PHOTOMETRIC, _EXTRA_SAMPLES = 0x0106, 0x0152
 
 cv2.setNumThreads(1)  # images are decoded side by side by the caller's threads
 
 
-class Undecodable(ValueError):
-    """A file that is not an image, or a corrupt one; its text is the reason."""
+@dataclass(frozen=True)
+class Stored:
+    """An image as a shard holds it. `dim`: it was of 16 bits, with all values below 4,096, whatever the levels made of it."""
+
+    jpeg: bytes
+    dim: bool
 
 
-def decode(data: bytes) -> Image:
+@dataclass(frozen=True)
+class _Raw:
+    """An image as its file holds it: grey or BGR of 8 or 16 bits, alpha, and what its header says."""
+
+    colors: npt.NDArray[Any]
+    alpha: npt.NDArray[Any] | None
+    multiplied: bool  # alpha is in the colors already
+    orientation: int
+    white_is_zero: bool
+
+
+def decode(data: bytes, levels: Levels = FULL) -> Image:
     """Decode an image file.
 
     EXIF orientation is applied, alpha is laid over white; grey, CMYK, palette and 16 bit become 8-bit RGB. Of an
     animation, the first frame.
+
+    Args:
+        levels: which values of a 16-bit image become black and white.
 
     Returns:
         uint8 [height, width, 3], RGB.
@@ -41,60 +65,89 @@ def decode(data: bytes) -> Image:
         Undecodable: with the reason.
         MemoryError: the image does not fit into memory.
     """
+    return _decode(data, levels)[0]
+
+
+def _decode(data: bytes, levels: Levels) -> tuple[Image, bool]:
+    """The image, and whether it is dim."""
     if not data:
         raise Undecodable("the file is empty")
-    if data[4:8] == b"ftyp" and data[8:12] in _HEIC_BRANDS:
-        raise Undecodable("HEIC is not supported: convert it to JPEG (heif-convert, or the phone's 'most compatible')")
-    buffer = np.frombuffer(data, np.uint8)
+    if signatures.is_heif(data[:12]):
+        return _flat(*heif.decode(data)), False
     try:
-        if _may_have_alpha(data):
-            image: Any
-            image, kinds, blocks = cv2.imdecodeWithMetadata(buffer, cv2.IMREAD_UNCHANGED)
-            if image is not None and image.ndim == 3 and image.shape[2] == 4:
-                exif = [bytes(block) for kind, block in zip(kinds, blocks, strict=False) if kind == cv2.IMAGE_METADATA_EXIF]
-                multiplied = data[:2] in (b"II", b"MM") and image.dtype == np.uint8  # libtiff hands RGBA out so
-                return _upright(_over_white(image, multiplied), _orientation(exif[0]) if exif else 1)
-        image = cv2.imdecode(buffer, cv2.IMREAD_COLOR_RGB)
+        raw = _raw(data) if _needs_more(data) else None
+        dim = raw is not None and is_dim(raw.colors, raw.alpha)
+        low, high = levels.range(dim)
+        if raw is not None and raw.alpha is not None:
+            return _over_white(raw, low, high), dim
+        if raw is not None and raw.colors.dtype == np.uint16 and (low, high) != (0, TOP):
+            return _leveled(raw, low, high), dim
+        del raw
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
     except cv2.error as error:
         if error.code == cv2.Error.StsNoMem:  # the machine's fault: the image may be a good one
             raise MemoryError(error.err) from None
-        raise Undecodable(f"does not decode ({error.err or 'OpenCV refuses it'})") from None
+        raise Undecodable(too_large(data) or f"does not decode ({error.err or 'OpenCV refuses it'})") from None
     if image is None:
-        raise Undecodable(_reason(data))
-    return np.asarray(image, np.uint8)
+        raise Undecodable(reason(data))
+    return np.asarray(image, np.uint8), dim
 
 
-def _may_have_alpha(data: bytes) -> bool:
-    return data[:4] in (b"\x89PNG", b"GIF8", b"II*\0", b"MM\0*") or (data[:4] == b"RIFF" and data[8:12] == b"WEBP") or data[4:8] == b"ftyp"
+def _needs_more(data: bytes) -> bool:
+    """Whether it may hold alpha or 16 bits, which decoding to RGB drops."""
+    return data[:4] in _WITH_MORE or (data[:4] == b"RIFF" and data[8:12] == b"WEBP") or data[:2] in (b"P2", b"P3", b"P5", b"P6")
 
 
-def _over_white(image: npt.NDArray[np.generic], multiplied: bool) -> Image:
-    """BGRA of 8 or 16 bits over white, as RGB of 8 bits; `multiplied` says that alpha is in the colours already."""
-    top = 65535.0 if image.dtype == np.uint16 else 255.0
-    pixels = image.astype(np.float32) / top
-    alpha = pixels[..., 3:]
-    blended = pixels[..., 2::-1] * (1 if multiplied else alpha) + (1 - alpha)
-    return np.asarray(np.rint(blended * 255), np.uint8)
+def _raw(data: bytes) -> _Raw | None:
+    image: Any
+    image, kinds, blocks = cv2.imdecodeWithMetadata(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    if image is None or image.dtype not in (np.uint8, np.uint16):
+        return None
+    alpha = None
+    if image.ndim == 3 and image.shape[2] == 4:
+        image, alpha = image[..., :3], image[..., 3]
+    elif data[:4] == b"\x89PNG" and (grey := headers.transparent_grey(data)) is not None:
+        alpha = np.where(image == grey, 0, _top(image)).astype(image.dtype)
+    exif = [bytes(block) for kind, block in zip(kinds, blocks, strict=False) if kind == cv2.IMAGE_METADATA_EXIF]
+    deep, tiff = image.dtype == np.uint16, data[:2] in (b"II", b"MM")
+    return _Raw(
+        image, alpha, orientation=headers.orientation(exif[0]) if exif else 1,
+        multiplied=tiff and (not deep or headers.tag(data, _EXTRA_SAMPLES) == 1),  # of 8 bits, libtiff hands it out so
+        white_is_zero=tiff and deep and headers.tag(data, _PHOTOMETRIC) == 0,
+    )  # fmt: skip
 
 
-def _orientation(exif: bytes) -> int:
-    """The orientation (1 to 8) in an EXIF block, 1 where it holds none."""
-    start = exif.find(b"II*\0") if b"II*\0" in exif[:16] else exif.find(b"MM\0*")
-    if start < 0:
-        return 1
-    tiff = exif[start:]
-    order = "little" if tiff[:2] == b"II" else "big"
+def _top(image: npt.NDArray[Any]) -> int:
+    return TOP if image.dtype == np.uint16 else 255
 
-    def number(at: int, length: int) -> int:
-        return int.from_bytes(tiff[at : at + length], order)  # type: ignore[arg-type]
 
-    first = number(4, 4)
-    for entry in range(number(first, 2)):
-        at = first + 2 + 12 * entry
-        if number(at, 2) == _ORIENTATION_TAG:
-            value = number(at + 8, 2)
-            return value if 1 <= value <= 8 else 1
-    return 1
+def _over_white(raw: _Raw, low: int, high: int) -> Image:
+    """Over white, as RGB of 8 bits; of 16 bits, from `low` to `high`."""
+    assert raw.alpha is not None
+    alpha = raw.alpha[..., None].astype(np.float32) / _top(raw.alpha)
+    low, high = (low, high) if raw.colors.dtype == np.uint16 else (0, 255)
+    colors = raw.colors[..., ::-1] if raw.colors.ndim == 3 else np.repeat(raw.colors[..., None], 3, axis=2)
+    share = alpha if raw.multiplied else 1
+    seen = (colors.astype(np.float32) - low * share) / (high - low)
+    np.clip(seen, 0, share, out=seen)
+    blended = (seen if raw.multiplied else seen * alpha) + (1 - alpha)
+    return _upright(np.asarray(np.rint(blended * 255), np.uint8), raw.orientation)
+
+
+def _leveled(raw: _Raw, low: int, high: int) -> Image:
+    """16 bits to 8-bit RGB, from `low` to `high`."""
+    image = table(low, high)[raw.colors]
+    if raw.white_is_zero:
+        image = 255 - image
+    image = image[..., ::-1] if image.ndim == 3 else np.repeat(image[..., None], 3, axis=2)
+    return _upright(image, raw.orientation)
+
+
+def _flat(image: Image, multiplied: bool) -> Image:
+    """Grey, RGB or RGBA of 8 bits, with or without alpha, as RGB over white."""
+    if image.ndim == 3 and image.shape[2] == 4:
+        return _over_white(_Raw(image[..., 2::-1], image[..., 3], multiplied, 1, False), 0, 255)
+    return np.repeat(image[..., None], 3, axis=2) if image.ndim == 2 else image
 
 
 def _upright(image: Image, orientation: int) -> Image:
@@ -105,18 +158,6 @@ def _upright(image: Image, orientation: int) -> Image:
     if orientation in (3, 4, 7, 8):
         image = image[::-1]
     return np.ascontiguousarray(image)
-
-
-def _reason(data: bytes) -> str:
-    if data[:2] == b"\xff\xd8":
-        return "the JPEG is truncated or corrupt" if data[-2:] != b"\xff\xd9" else "the JPEG is corrupt"
-    if data[:4] == b"\x89PNG":
-        return "the PNG is truncated or corrupt"
-    if data[:4] == b"RIFF":
-        return "the WebP is truncated or corrupt"
-    if data[:5].lower() in (b"<html", b"<!doc"):
-        return "it is a web page, not an image"
-    return "it is not an image that can be read, or it is corrupt"
 
 
 def reduce(image: Image, side: int) -> Image:
@@ -137,13 +178,19 @@ def encode(image: Image) -> bytes:
     return buffer.tobytes()
 
 
-def stored(data: bytes, side: int) -> bytes:
-    """An image file as the JPEG that a shard holds.
+def store(data: bytes, side: int, levels: Levels = FULL) -> Stored:
+    """An image file as a shard holds it, and whether it was dim.
 
     Raises:
         Undecodable: with the reason.
     """
-    return encode(reduce(decode(data), side))
+    image, dim = _decode(data, levels)
+    return Stored(encode(reduce(image, side)), dim)
+
+
+def stored(data: bytes, side: int, levels: Levels = FULL) -> bytes:
+    """The JPEG of `store`."""
+    return store(data, side, levels).jpeg
 
 
 def square(jpeg: bytes, size: int) -> Image:

@@ -13,6 +13,18 @@ _IMAGES = (
 )  # fmt: skip
 HEIC_BRANDS = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1")
 _AVIF_BRANDS = (b"avif", b"avis")
+_NAMES = (
+    (b"\xff\xd8", "JPEG"), (b"\x89PNG", "PNG"), (b"GIF8", "GIF"), (b"RIFF", "WebP"), (b"II", "TIFF"), (b"MM", "TIFF"), (b"BM", "BMP"),
+    (b"\0\0\0\x0cjP", "JPEG 2000"), (b"\xff\x4f", "JPEG 2000"), (b"P", "PNM"),
+)  # fmt: skip
+_OTHERS = (
+    (0, b"\xff\x0a", "a JPEG XL image"), (0, b"\0\0\0\x0cJXL \r\n\x87\n", "a JPEG XL image"), (128, b"DICM", "a DICOM file"),
+    (0, b"8BPS", "a Photoshop file"), (0, b"%PDF", "a PDF"), (0, b"v/1\x01", "an OpenEXR image"),
+    (8, b"CR\x02\0", "a camera raw file"), (4, b"ftypcrx ", "a camera raw file"), (0, b"FUJIFILMCCD-RAW", "a camera raw file"),
+    (0, b"IIU\0", "a camera raw file"), (0, b"IIRO", "a camera raw file"), (0, b"IIRS", "a camera raw file"),
+    (0, b"MMOR", "a camera raw file"), (0, b"FOVb", "a camera raw file"), (0, b"\0MRM", "a camera raw file"),
+    (6, b"HEAPCCDR", "a camera raw file"), (4, b"ftypisom", "a video"), (4, b"ftypmp4", "a video"), (4, b"ftypqt  ", "a video"),
+)  # fmt: skip
 
 
 def archive_kind(first: bytes) -> str:
@@ -40,6 +52,27 @@ def is_heif(first: bytes) -> bool:
 
 def is_heic(first: bytes) -> bool:
     return first[4:8] == b"ftyp" and first[8:12] in HEIC_BRANDS
+
+
+def is_avif(first: bytes) -> bool:
+    """Whether it is an AVIF: by its brand, or by one that it is compatible with where its brand is that of the family."""
+    compatible = first[16 : int.from_bytes(first[:4], "big")]
+    return is_heif(first) and (first[8:12] in _AVIF_BRANDS or (first[9:12] in (b"if1", b"sf1") and b"avi" in compatible))
+
+
+def image_kind(first: bytes) -> str:
+    """The format that it begins as, among those that are read; empty for anything else."""
+    if is_heif(first):
+        return "AVIF" if is_avif(first) else "HEIC"
+    return next((name for mark, name in _NAMES if first.startswith(mark)), "") if is_image(first) else ""
+
+
+def other_kind(first: bytes) -> str:
+    """What it is, of the kinds of images that are not read, with its article; empty for anything else."""
+    start = first.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
+    if start.startswith((b"<svg", b"<?xml", b"<!doctype svg")):
+        return "an SVG file" if b"<svg" in start or b"doctype svg" in start else ""
+    return next((words for at, mark, words in _OTHERS if first.startswith(mark, at)), "")
 
 
 def is_page(first: bytes) -> bool:
