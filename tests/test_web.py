@@ -523,6 +523,30 @@ def test_a_told_length_is_enough(server: Server, tmp_path: Path) -> None:
     assert download(server.url("/pets.tar.gz"), tmp_path).exists()  # reading it will say what is wrong; it is what the server has
 
 
+@pytest.mark.parametrize(
+    ("path", "data", "noted"), [("/photo", image_as(".jpg"), True), ("/a.csv", b"path,label", True), (PATH, ZIP, False)]
+)
+def test_what_cannot_be_checked_is_said(
+    server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str], path: str, data: bytes, noted: bool
+) -> None:
+    server.serve(path, data, sized=False)
+    download(server.url(path), tmp_path)
+    assert ("warning: the server told no length of" in capsys.readouterr().out) == noted
+
+
+def test_a_rename_that_fails_loses_nothing(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def failed(old: Path, new: Path) -> None:
+        raise MachineError(str(new), "could not be renamed", "rerun")
+
+    server.serve(PATH, ZIP)
+    with monkeypatch.context() as patch:
+        patch.setattr(local, "rename", lambda old, new: failed(old, new) if new.name == "pets.zip" else old.replace(new))
+        with pytest.raises(MachineError, match="could not be renamed"):
+            download(server.url(PATH), tmp_path)
+    assert download(server.url(PATH), tmp_path).read_bytes() == ZIP
+    assert [request.status for request in server.gets(PATH)] == [200, 416]
+
+
 @pytest.mark.parametrize("sized", [True, False])
 def test_nothing_came(server: Server, tmp_path: Path, sized: bool) -> None:
     server.serve(PATH, b"", sized=sized)
@@ -636,8 +660,16 @@ def test_a_redirect_to_no_address(server: Server, tmp_path: Path, location: str)
     assert "SECRET" not in refusal(server.url(PATH), tmp_path)
 
 
-def test_another_part_than_the_one_asked_for(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_part_than_the_one_asked_for(server: Server, tmp_path: Path) -> None:
     server.serve(PATH, DATA)
     server.cut(PATH, 1_200_000)
     server.answer(PATH, 206, times=1, **{"Content-Range": "bytes 0-2/3000000"})
     assert download(server.url(PATH), tmp_path).read_bytes() == DATA
+    assert [request.range for request in server.gets(PATH)] == [None, "bytes=1200000-", None]
+
+
+@pytest.mark.parametrize("password", ["s3/cr3t", "s3?cr3t", "s3#cr3t", "s3 cr3t"])
+def test_a_password_that_is_not_quoted(tmp_path: Path, password: str) -> None:
+    with pytest.raises(UserError, match="in a password") as caught:
+        download(f"https://anna:{password}@127.0.0.1/pets.zip", tmp_path)
+    assert "cr3t" not in str(caught.value)

@@ -115,6 +115,35 @@ def last_part(text: str) -> str:
     return urllib.parse.unquote(_split(text)[2]).rstrip("/").rpartition("/")[2]
 
 
+def valid(url: str) -> urllib.parse.SplitResult:
+    """The parts of a web address that can be asked for.
+
+    Raises:
+        UserError: it cannot.
+    """
+    try:
+        parts = urllib.parse.urlsplit(url)
+        if parts.hostname and parts.port != 0 and re.fullmatch(r"[!-~]+", url):
+            return parts
+    except ValueError:
+        pass
+    fix = "write %2F for /, %3F for ? and %23 for # in a password" if "@" in url else "write https://host/file.zip, with %20 for a space"
+    raise UserError(shown(url), "is not a valid web address", fix)
+
+
+def checksum(text: str) -> str:
+    """The SHA-256 that an address asks for; empty where it asks for none.
+
+    Raises:
+        UserError: something else follows the `#`.
+    """
+    fragment = text.partition("#")[2]
+    if fragment and not _CHECKSUM.fullmatch(fragment):
+        fix = "write %23 for # in a password" if "@" in fragment else "write #sha256= and 64 hexadecimal digits"
+        raise UserError(shown(text), "what follows # is not a valid checksum", fix)
+    return fragment.partition("=")[2].lower()
+
+
 def credentials(url: str) -> tuple[str, str]:
     """A valid address without its user info, and the Authorization header that says the same; empty where there is none."""
     netloc = urllib.parse.urlsplit(url).netloc

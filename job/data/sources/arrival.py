@@ -21,6 +21,7 @@ from email.utils import collapse_rfc2231_value
 from pathlib import Path
 from typing import IO, Any
 
+from job.console import console
 from job.data import signatures
 from job.data.pixels import EXTENSIONS
 from job.data.sources.address import last_part, redacted, shown
@@ -104,6 +105,8 @@ def check(path: Path, name: str, answer: Answer, url: str, stop: Stop) -> None:
     kind = signatures.archive_kind(first)
     if not first or not _is_whole(path, kind, answer.sized, stop):
         raise MachineError(shown(url), "is empty" if not first else "was cut short on the way", "rerun to download it again")
+    if not answer.sized and kind not in ("zip", "tar", *_OPENERS):
+        console.log(f"warning: the server told no length of {name}, so whether all of it came is not known")
 
 
 def unpack(path: Path, target: Path, url: str, stop: Stop) -> None:

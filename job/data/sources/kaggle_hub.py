@@ -8,7 +8,6 @@ resumed and stoppable, and is tested before anyone reads it.
 from __future__ import annotations
 
 import io
-import re
 import sys
 import zipfile
 import zlib
@@ -27,7 +26,6 @@ from job.shutdown import Stop
 from job.storage import local
 
 TIMEOUT = 60.0  # seconds without an answer
-_TEXT = re.compile(r"kaggle:([\w-]+)/([\w-]+)(?:/versions/(\d+))?")
 _TOKEN = "make a token on kaggle.com under Settings, API, and put it in KAGGLE_API_TOKEN, ~/.kaggle/access_token or kaggle.json"
 _DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, ValueError, RuntimeError)  # RuntimeError: a bit flipped in a header
 
@@ -41,12 +39,8 @@ def download(text: str, scratch: Path, stop: Stop) -> Path:
         Interrupted: `stop` was set; the same call resumes.
     """
     text = canonical(text)
-    match = _TEXT.fullmatch(text)
-    if not match:
-        raise UserError(text, "is not a name on Kaggle", "write kaggle:owner/dataset or kaggle:competition/NAME")
-    owner, name, version = match.groups()
-    # the folders tell equal names and versions apart
-    target = scratch / "kaggle" / owner / (f"versions/{version}" if version else "") / f"{name}.zip"
+    owner, name, *version = text.removeprefix("kaggle:").split("/")  # `versions` and a number, or nothing
+    target = scratch / "kaggle" / Path(owner, *version, f"{name}.zip")  # the folders tell equal names apart
     if target.exists():
         if _is_whole(target):
             console.log(f"{text} is already downloaded: SHA-256 {local.sha256_of(target)}")
@@ -55,7 +49,7 @@ def download(text: str, scratch: Path, stop: Stop) -> Path:
     local.make_folder(target.parent)
     console.log(f"downloading {text}")
     part = target.with_name(f"{name}.zip.part")
-    web.fetch(_address(text, owner, name, version, stop), part, text, stop)
+    web.fetch(_address(text, owner, name, version[-1] if version else "", stop), part, text, stop)
     if not _is_whole(part):
         web.discard(part)
         raise UserError(text, "the archive is corrupt and was deleted", "rerun to download it again")
@@ -65,7 +59,7 @@ def download(text: str, scratch: Path, stop: Stop) -> Path:
     return target
 
 
-def _address(text: str, owner: str, name: str, version: str | None, stop: Stop) -> str:
+def _address(text: str, owner: str, name: str, version: str, stop: Stop) -> str:
     """Where the archive is, as Kaggle tells it to this user; the address is signed, so it is for no eye."""
     if find_spec("kaggle") is None:
         raise UserError(text, "the kaggle package is not installed", "run: pip install 'twofold[kaggle]'")
@@ -89,7 +83,7 @@ def _address(text: str, owner: str, name: str, version: str | None, stop: Stop) 
     return hops[-1]
 
 
-def _ask(text: str, owner: str, name: str, version: str | None) -> list[str]:
+def _ask(text: str, owner: str, name: str, version: str) -> list[str]:
     """The addresses that lead to the archive: those of the answer that Kaggle's client would download itself."""
     try:
         from kaggle.api.kaggle_api_extended import KaggleApi  # the package goes to the network as soon as it is imported

@@ -22,7 +22,7 @@ from typing import Any, NoReturn, TypeVar
 
 from job.console import console
 from job.data.sources import arrival
-from job.data.sources.address import credentials, shown
+from job.data.sources.address import checksum, credentials, shown, valid
 from job.errors import JobError, MachineError, UserError
 from job.shutdown import Stop
 from job.storage import local
@@ -46,9 +46,8 @@ def download(text: str, scratch: Path, stop: Stop) -> Path:
         MachineError: the server or the network does not answer, or not all of the file came.
         Interrupted: `stop` was set; the same call resumes.
     """
-    url, _, fragment = text.partition("#")
-    wanted = _checksum(text, fragment)
-    parts = _address(url)
+    url, wanted = text.partition("#")[0], checksum(text)
+    parts = valid(url)
     if parts.scheme == "http" and not wanted and parts.hostname not in ("127.0.0.1", "localhost", "::1"):
         raise UserError(shown(url), "plain http can be tampered with", "use https, or add #sha256=... to it")
     folder = scratch / "downloads" / hashlib.sha256(credentials(url)[0].encode()).hexdigest()[:12]  # two addresses may end in the same name
@@ -63,37 +62,38 @@ def download(text: str, scratch: Path, stop: Stop) -> Path:
     part = folder / ".part"
     answer = fetch(url, part, shown(url), stop)
     try:
-        return _settle(part, answer, url, wanted, stop)
+        file, name, sent, found = _checked(part, answer, url, wanted, stop)
     except JobError:
         discard(part)
         raise
-
-
-def _settle(part: Path, answer: arrival.Answer, url: str, wanted: str, stop: Stop) -> Path:
-    """Check what came, and put it in place under its name."""
-    folder, sent = part.parent, local.sha256_of(part)
-    whole, found = part, sent
-    if arrival.is_packed(part, answer):
-        whole = folder / ".unpacked"
-        arrival.unpack(part, whole, url, stop)
-        answer, found = replace(answer, sized=True), local.sha256_of(whole)
-    name = arrival.name_of(whole, answer, url)
-    try:
-        arrival.check(whole, name, answer, url, stop)
-        if wanted not in ("", sent, found):
-            raise UserError(shown(url), f"has SHA-256 {found}, not {wanted}", "check the address and the checksum")
-    except JobError:
-        whole.unlink()
-        raise
-    console.log(f"downloaded {local.size(whole.stat().st_size)}, SHA-256 {found}")
-    if (before := _finished(folder)) is not None:
-        before.unlink()
+    console.log(f"downloaded {local.size(file.stat().st_size)}, SHA-256 {found}")
+    if there is not None:
+        there.unlink()
     (folder / _SENT).unlink(missing_ok=True)
     if sent != found:
         local.write_atomic(folder / _SENT, sent)
-    local.rename(whole, folder / name)
+    local.rename(file, folder / name)
     discard(part)
     return folder / name
+
+
+def _checked(part: Path, answer: arrival.Answer, url: str, wanted: str, stop: Stop) -> tuple[Path, str, str, str]:
+    """The file that came, unpacked where it was packed for the way, its name, and the SHA-256 of what was sent and of itself."""
+    file, sent = part, local.sha256_of(part)
+    found = sent
+    if arrival.is_packed(part, answer):
+        file = part.with_name(".unpacked")
+        arrival.unpack(part, file, url, stop)
+        answer, found = replace(answer, sized=True), local.sha256_of(file)
+    name = arrival.name_of(file, answer, url)
+    try:
+        arrival.check(file, name, answer, url, stop)
+        if wanted not in ("", sent, found):
+            raise UserError(shown(url), f"has SHA-256 {found}, not {wanted}", "check the address and the checksum")
+    except JobError:
+        file.unlink()
+        raise
+    return file, name, sent, found
 
 
 def _finished(folder: Path) -> Path | None:
@@ -206,26 +206,6 @@ def _pause(seconds: float, stop: Stop) -> None:
         time.sleep(min(left, LOOK))
 
 
-def _address(url: str) -> urllib.parse.SplitResult:
-    try:
-        parts = urllib.parse.urlsplit(url)
-        if parts.hostname and parts.port != 0 and re.fullmatch(r"[!-~]+", url):
-            return parts
-    except ValueError:
-        pass
-    fix = "write %2F for /, %3F for ? and %23 for # in a password" if "@" in url else "write https://host/file.zip, with %20 for a space"
-    raise UserError(shown(url), "is not a valid web address", fix)
-
-
-def _checksum(text: str, fragment: str) -> str:
-    if not fragment:
-        return ""
-    match = re.fullmatch(r"sha256=([0-9a-fA-F]{64})", fragment)
-    if not match:
-        raise UserError(shown(text), "what follows # is not a valid checksum", "write #sha256= and 64 hexadecimal digits")
-    return match.group(1).lower()
-
-
 def _state(part: Path) -> Path:
     return part.with_name(part.name + ".json")
 
@@ -302,6 +282,9 @@ def _fetch(url: str, part: Path, where: str, stop: Stop) -> arrival.Answer:
             part.unlink()  # the server has no such range
             return _fetch(url, part, where, stop)
         if answer.status == 206:
+            if not (answer.headers.get("Content-Range") or "").startswith(f"bytes {have}-"):
+                part.unlink()
+                raise http.client.HTTPException("the server sent another part of the file")
             return _store(answer, answers, part, have, before)
         discard(part)  # before the new answer is noted, or a kill would leave it with the old bytes
         return _store(answer, answers, part, 0, arrival.describe(answer.headers, answer.geturl(), where))
@@ -326,10 +309,8 @@ def _store(answer: Any, chunks: Iterable[bytes], part: Path, have: int, describe
 
 def _total(answer: Any, have: int) -> int | None:
     """How long the whole file is; None where the server does not say."""
-    ranged = re.fullmatch(r"bytes (\d+)-\d+/(\d+)", answer.headers.get("Content-Range") or "")
-    if have and ranged:
-        if int(ranged[1]) != have:
-            raise http.client.HTTPException("the server sends another part of the file")
-        return int(ranged[2])
+    ranged = re.fullmatch(r"bytes \d+-\d+/(\d+)", answer.headers.get("Content-Range") or "")
+    if answer.status == 206 and ranged:
+        return int(ranged[1])
     length = answer.headers.get("Content-Length") or ""
     return have + int(length) if length.isdecimal() and not answer.headers.get("Transfer-Encoding") else None
