@@ -129,6 +129,36 @@ def test_killed_after_the_last_byte(server: Server, tmp_path: Path, monkeypatch:
     assert [request.status for request in server.gets(PATH)] == [200, 416]
 
 
+def test_killed_after_the_last_byte_of_what_is_packed_on_the_way(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    server.serve("/7", gzip.compress(ZIP), Content_Encoding="gzip", Content_Disposition="attachment; filename=pets.zip")
+
+    def killed(path: Path) -> str:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(local, "sha256_of", killed)
+        with pytest.raises(KeyboardInterrupt):
+            download(server.url("/7"), tmp_path)
+    found = download(server.url("/7"), tmp_path)
+    assert (found.name, found.read_bytes()) == ("pets.zip", ZIP)
+    assert [request.status for request in server.gets("/7")] == [200, 416]
+
+
+def test_killed_before_the_first_byte_of_a_changed_file(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    server.serve(PATH, DATA)
+    server.cut(PATH, 1_200_000)
+    for module, name in ((time, "sleep"), (local, "require_space")):
+        with monkeypatch.context() as patch:
+            patch.setattr(module, name, killed)
+            with pytest.raises(KeyboardInterrupt):
+                download(server.url(PATH), tmp_path)
+        server.serve(PATH, OTHER)
+    assert download(server.url(PATH), tmp_path).read_bytes() == OTHER
+
+
 def test_range_refused_starts_over(server: Server, tmp_path: Path) -> None:
     server.serve(PATH, DATA)
     server.cut(PATH, 1_200_000)
@@ -150,6 +180,14 @@ def test_finished_download_with_another_checksum_is_not_reused(server: Server, t
     download(server.url(PATH), tmp_path)
     server.serve(PATH, DATA)
     assert download(f"{server.url(PATH)}#sha256={SHA256}", tmp_path).read_bytes() == DATA
+
+
+def test_a_file_of_another_name_takes_the_place_of_the_finished_one(server: Server, tmp_path: Path) -> None:
+    server.serve(PATH, OTHER, Content_Disposition="attachment; filename=a.zip")
+    assert download(server.url(PATH), tmp_path).name == "a.zip"
+    server.serve(PATH, DATA, Content_Disposition="attachment; filename=b.zip")
+    found = download(f"{server.url(PATH)}#sha256={SHA256}", tmp_path)
+    assert left(tmp_path) == [found.name] == ["b.zip"]
 
 
 def test_equal_names_of_two_addresses(server: Server, tmp_path: Path) -> None:
@@ -448,7 +486,7 @@ def test_an_address_of_an_image_is_one_image(server: Server, tmp_path: Path) -> 
         (b"<Error><Code>AccessDenied</Code></Error>", "an XML answer"),
         (b'{"error": "' + 1000 * b"x" + b'"}', "not a file: " + ('{"error": "' + 69 * "x") + ";"),
         (b"busy, try again", "the server sent text, not a file: busy, try again"),
-        ("zu beschäftigt ".encode() * 60, "the server sent text"),
+        (b"x" + "ä".encode() * 600, "the server sent text"),  # a letter is cut where looking ends
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:12\nsize 3\n", "is a pointer of Git LFS"),
         (b"/annex/objects/SHA256E-s3--12.zip\n", "is a pointer of git-annex"),
     ],
@@ -491,11 +529,34 @@ def test_cut_where_no_length_was_told(server: Server, tmp_path: Path, kind: str,
 
 def test_a_tar_cut_between_two_members_or_in_zeros(server: Server, tmp_path: Path) -> None:
     data = as_tar({"cats/black.bmp": bytes(4096), "dogs/1.bmp": b"x"})
-    for place in (512, 2048, 512 + 4096, 512 + 4096 + 512):
+    for place in (512, 2048, 512 + 4096, 512 + 4096 + 512, 512 + 4096 + 1024 + 100):
         server.serve(PATH, data, sized=False)
         server.cut(PATH, place)
         assert "was cut short" in refusal(server.url(PATH), tmp_path, MachineError)
         server.faults.clear()
+
+
+@pytest.mark.parametrize("kind", ["tar.gz", "tar.bz2", "tar.xz"])
+def test_a_packed_tar_cut_in_its_checksum(server: Server, tmp_path: Path, kind: str) -> None:
+    server.serve(PATH, PACKED[kind], sized=False)
+    server.cut(PATH, len(PACKED[kind]) - 3)
+    assert "was cut short" in refusal(server.url(PATH), tmp_path, MachineError)
+
+
+def test_a_whole_tar_of_more_than_files(server: Server, tmp_path: Path) -> None:
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w", format=tarfile.PAX_FORMAT) as archive:
+        for name, kind in (
+            ("cats", tarfile.DIRTYPE),
+            ("a", tarfile.LNKTYPE),
+            ("b", tarfile.SYMTYPE),
+            ("k\u00e4tzchen/1.png", tarfile.REGTYPE),
+        ):
+            member = tarfile.TarInfo(name)
+            member.type, member.linkname, member.size = kind, "x" * (kind != tarfile.REGTYPE), 700  # a link tells its file's size
+            archive.addfile(member, io.BytesIO(bytes(700)) if kind == tarfile.REGTYPE else None)
+    server.serve("/pets.tar", packed.getvalue(), sized=False)
+    assert download(server.url("/pets.tar"), tmp_path).read_bytes() == packed.getvalue()
 
 
 def test_a_packed_tar_cut_between_two_pieces(server: Server, tmp_path: Path) -> None:
@@ -532,6 +593,12 @@ def test_what_cannot_be_checked_is_said(
     server.serve(path, data, sized=False)
     download(server.url(path), tmp_path)
     assert ("warning: the server told no length of" in capsys.readouterr().out) == noted
+
+
+def test_what_was_packed_on_the_way_is_checked_by_that(server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    server.serve("/a.csv", gzip.compress(b"path,label"), sized=False, Content_Encoding="gzip")
+    download(server.url("/a.csv"), tmp_path)
+    assert "warning" not in capsys.readouterr().out
 
 
 def test_a_rename_that_fails_loses_nothing(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -101,7 +101,7 @@ def check(path: Path, name: str, answer: Answer, url: str, stop: Stop) -> None:
         Interrupted: `stop` was set.
     """
     first = _first(path)
-    _check_kind(path, first, name, answer, url)
+    _check_kind(path, first, name, url)
     kind = signatures.archive_kind(first)
     if not first or not _is_whole(path, kind, answer.sized, stop):
         raise MachineError(shown(url), "is empty" if not first else "was cut short on the way", "rerun to download it again")
@@ -173,7 +173,7 @@ def _ending(first: bytes, answer: Answer) -> str:
     return ".csv" if answer.kind == "text/csv" else ""
 
 
-def _check_kind(path: Path, first: bytes, name: str, answer: Answer, url: str) -> None:
+def _check_kind(path: Path, first: bytes, name: str, url: str) -> None:
     text = _as_text(first)
     start = text.lstrip("\ufeff \t\r\n")
     if signatures.is_page(first) or (start.startswith("<?xml") and "<html" in start.lower()):
@@ -187,7 +187,7 @@ def _check_kind(path: Path, first: bytes, name: str, answer: Answer, url: str) -
     if not start or signatures.is_image(first):
         return
     kind = "an XML answer" if start[0] == "<" else "a JSON answer" if re.match(r'\{\s*["}]|\[\s*["\[{\]]', start) else "text"
-    if kind == "text" and (name.lower().endswith(".csv") or answer.kind == "text/csv"):
+    if kind == "text" and name.lower().endswith(".csv"):
         return
     raise UserError(shown(url), f"the server sent {kind}, not a file: {_excerpt(start, url)}", "check the address")
 
