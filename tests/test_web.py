@@ -521,7 +521,7 @@ def test_an_answer_that_repeats_the_address(server: Server, tmp_path: Path) -> N
 def test_cut_where_no_length_was_told(server: Server, tmp_path: Path, kind: str, share: float) -> None:
     data, path = PACKED[kind], f"/pets.{kind}"
     server.serve(path, data, sized=False)
-    # a tar ends in zeros, of which two blocks say so
+    # a tar ends in zeros, which may be left out
     server.cut(path, int(share * len(data.rstrip(b"\0"))) // 512 * 512 if kind == "tar" else int(share * len(data)))
     assert "rerun to download it again" in refusal(server.url(path), tmp_path, MachineError)
     assert download(server.url(path), tmp_path).read_bytes() == data
@@ -543,18 +543,14 @@ def test_a_packed_tar_cut_in_its_checksum(server: Server, tmp_path: Path, kind: 
     assert "was cut short" in refusal(server.url(PATH), tmp_path, MachineError)
 
 
-def test_a_whole_tar_of_more_than_files(server: Server, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", [tarfile.DIRTYPE, tarfile.LNKTYPE, tarfile.SYMTYPE])
+def test_a_whole_tar_of_more_than_files(server: Server, tmp_path: Path, kind: bytes) -> None:
     packed = io.BytesIO()
-    with tarfile.open(fileobj=packed, mode="w", format=tarfile.PAX_FORMAT) as archive:
-        for name, kind in (
-            ("cats", tarfile.DIRTYPE),
-            ("a", tarfile.LNKTYPE),
-            ("b", tarfile.SYMTYPE),
-            ("k\u00e4tzchen/1.png", tarfile.REGTYPE),
-        ):
+    with tarfile.open(fileobj=packed, mode="w") as archive:
+        for name, of in (("first", kind), ("cat.png", tarfile.REGTYPE)):
             member = tarfile.TarInfo(name)
-            member.type, member.linkname, member.size = kind, "x" * (kind != tarfile.REGTYPE), 700  # a link tells its file's size
-            archive.addfile(member, io.BytesIO(bytes(700)) if kind == tarfile.REGTYPE else None)
+            member.type, member.size = of, 700  # a link tells the size of its file, and is without content
+            archive.addfile(member, io.BytesIO(700 * b"x") if of == tarfile.REGTYPE else None)
     server.serve("/pets.tar", packed.getvalue(), sized=False)
     assert download(server.url("/pets.tar"), tmp_path).read_bytes() == packed.getvalue()
 
