@@ -23,6 +23,8 @@ class Blob:
     etag: str
     modified: str
     ranges: bool = True
+    sized: bool = True
+    headers: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass
@@ -83,9 +85,20 @@ class Server:
     def url(self, path: str) -> str:
         return self.address + path
 
-    def serve(self, path: str, data: bytes, etag: str | None = None, modified: float = 1.7e9, ranges: bool = True) -> None:
+    def serve(
+        self,
+        path: str,
+        data: bytes,
+        etag: str | None = None,
+        modified: float = 1.7e9,
+        ranges: bool = True,
+        sized: bool = True,
+        **headers: str,
+    ) -> None:
+        """Hold a file. `sized=False` sends it without its length; an underscore in a header's name is a hyphen."""
         tag = f'"{hashlib.md5(data).hexdigest()}"' if etag is None else etag
-        self.blobs[path] = Blob(data, tag, email.utils.formatdate(modified, usegmt=True), ranges)
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        self.blobs[path] = Blob(data, tag, email.utils.formatdate(modified, usegmt=True), ranges, sized, named)
 
     def cut(self, path: str, after: int, times: int = 1) -> None:
         self.faults.setdefault(path, []).append(Fault(times, cut=after))
@@ -136,7 +149,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(request, 404, {}, b"")
         else:
             status, headers, body = _part(blob, request)
-            self._send(request, status, headers, body, fault.cut if fault is not None else -1)
+            self._send(request, status, headers, body, fault.cut if fault is not None else -1, blob.sized)
             if fault is not None and fault.stalls:
                 owner.ended.wait(20)
 
@@ -156,10 +169,10 @@ class _Handler(BaseHTTPRequestHandler):
         owner.requests.append(request)
         return owner, request
 
-    def _send(self, request: Request, status: int, headers: Mapping[str, str], body: bytes, cut: int = -1) -> None:
+    def _send(self, request: Request, status: int, headers: Mapping[str, str], body: bytes, cut: int = -1, sized: bool = True) -> None:
         request.status = status
         self.send_response(status)
-        for name, value in {"Content-Length": str(len(body)), **headers}.items():
+        for name, value in {**({"Content-Length": str(len(body))} if sized else {}), **headers}.items():
             self.send_header(name, value)
         self.end_headers()
         self.wfile.write(body if cut < 0 else body[:cut])
@@ -168,7 +181,7 @@ class _Handler(BaseHTTPRequestHandler):
 def _part(blob: Blob, request: Request) -> tuple[int, dict[str, str], bytes]:
     """The whole or the range asked for, as RFC 9110 has it."""
     size = len(blob.data)
-    headers = {"Last-Modified": blob.modified, "Content-Type": "application/octet-stream"}
+    headers = {"Last-Modified": blob.modified, "Content-Type": "application/octet-stream", **blob.headers}
     if blob.etag:
         headers["ETag"] = blob.etag
     if not blob.ranges:
@@ -218,7 +231,8 @@ class FakeKaggle(Server):
         if self.refuse:
             return _json(self.refuse, {"code": self.refuse, "message": "no"})
         if request.path == self.DATASET:
-            path = f"/blobs/datasets/{asked['ownerSlug']}/{asked['datasetSlug']}/archive.zip"
+            version = f"/{asked['datasetVersionNumber']}" if asked.get("datasetVersionNumber") else ""
+            path = f"/blobs/datasets/{asked['ownerSlug']}/{asked['datasetSlug']}{version}/archive.zip"
         elif request.path == self.COMPETITION:
             path = f"/blobs/competitions/{asked['competitionName']}/bundle/archive.zip"
         else:

@@ -187,6 +187,22 @@ def test_equal_names_of_two_owners(hub: FakeKaggle, tmp_path: Path) -> None:
     assert [path.read_bytes() for path in found] == [ARCHIVE, other]
 
 
+def test_a_version(hub: FakeKaggle, tmp_path: Path) -> None:
+    old = zipped({"a.txt": b"older"})
+    hub.dataset("salader", "dogs-vs-cats/2", old)
+    texts = (f"{DATASET}/versions/2", "https://www.kaggle.com/datasets/salader/dogs-vs-cats/versions/2", f"{DATASET}/", DATASET)
+    found = [download(text, tmp_path) for text in texts]
+    assert [path.read_bytes() for path in found] == [old, old, ARCHIVE, ARCHIVE]
+    assert [path.name for path in found] == ["dogs-vs-cats.zip"] * 4
+    assert len([request for request in hub.requests if request.path == hub.DATASET]) == 2
+    assert "404" in fault(f"{DATASET}/versions/3", tmp_path, UserError)
+
+
+def test_a_page_of_a_competition(hub: FakeKaggle, tmp_path: Path) -> None:
+    hub.competition("dogs-vs-cats", ARCHIVE)
+    assert download("https://www.kaggle.com/c/dogs-vs-cats/data", tmp_path).read_bytes() == ARCHIVE
+
+
 def test_competition_with_a_nested_archive(hub: FakeKaggle, tmp_path: Path) -> None:
     nested = images([f"train/{kind}.{number}.jpg" for kind in ("cat", "dog") for number in range(3)])
     hub.competition("dogs-vs-cats", zipped({"train.zip": zipped(nested), "sampleSubmission.csv": b"id,label\n"}))

@@ -1,4 +1,4 @@
-"""A data set or a competition of Kaggle: `kaggle:owner/dataset`, `kaggle:competition/NAME`.
+"""A data set or a competition of Kaggle: `kaggle:owner/dataset`, `kaggle:owner/dataset/versions/2`, `kaggle:competition/NAME`.
 
 Kaggle's own package signs in and asks where the archive is; it prints at will, waits for ever and leaves through
 SystemExit, so it is kept from the terminal and asked in a thread. The archive itself comes as any other from the web,
@@ -8,7 +8,6 @@ resumed and stoppable, and is tested before anyone reads it.
 from __future__ import annotations
 
 import io
-import re
 import sys
 import zipfile
 import zlib
@@ -21,12 +20,12 @@ from typing import Any
 
 from job.console import console
 from job.data.sources import web
+from job.data.sources.address import canonical
 from job.errors import JobError, MachineError, UserError
 from job.shutdown import Stop
 from job.storage import local
 
 TIMEOUT = 60.0  # seconds without an answer
-_TEXT = re.compile(r"kaggle:([\w-]+)/([\w-]+)")
 _TOKEN = "make a token on kaggle.com under Settings, API, and put it in KAGGLE_API_TOKEN, ~/.kaggle/access_token or kaggle.json"
 _DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, ValueError, RuntimeError)  # RuntimeError: a bit flipped in a header
 
@@ -39,11 +38,9 @@ def download(text: str, scratch: Path, stop: Stop) -> Path:
         MachineError: Kaggle or the network does not answer, or the disk is too small.
         Interrupted: `stop` was set; the same call resumes.
     """
-    match = _TEXT.fullmatch(text)
-    if not match:
-        raise UserError(text, "is not a name on Kaggle", "write kaggle:owner/dataset or kaggle:competition/NAME")
-    owner, name = match.groups()
-    target = scratch / "kaggle" / owner / f"{name}.zip"  # the owner's folder tells equal names apart
+    text = canonical(text)
+    owner, name, *version = text.removeprefix("kaggle:").split("/")  # `versions` and a number, or nothing
+    target = scratch / "kaggle" / Path(owner, *version, f"{name}.zip")  # the folders tell equal names apart
     if target.exists():
         if _is_whole(target):
             console.log(f"{text} is already downloaded: SHA-256 {local.sha256_of(target)}")
@@ -51,7 +48,8 @@ def download(text: str, scratch: Path, stop: Stop) -> Path:
         target.unlink()
     local.make_folder(target.parent)
     console.log(f"downloading {text}")
-    part = web.fetch(_address(text, owner, name, stop), target, text, stop)
+    part = target.with_name(f"{name}.zip.part")
+    web.fetch(_address(text, owner, name, version[-1] if version else "", stop), part, text, stop)
     if not _is_whole(part):
         web.discard(part)
         raise UserError(text, "the archive is corrupt and was deleted", "rerun to download it again")
@@ -61,7 +59,7 @@ def download(text: str, scratch: Path, stop: Stop) -> Path:
     return target
 
 
-def _address(text: str, owner: str, name: str, stop: Stop) -> str:
+def _address(text: str, owner: str, name: str, version: str, stop: Stop) -> str:
     """Where the archive is, as Kaggle tells it to this user; the address is signed, so it is for no eye."""
     if find_spec("kaggle") is None:
         raise UserError(text, "the kaggle package is not installed", "run: pip install 'twofold[kaggle]'")
@@ -70,7 +68,7 @@ def _address(text: str, owner: str, name: str, stop: Stop) -> str:
 
     with _kept_quiet():
         try:
-            with closing(web.watched(lambda: [_ask(text, owner, name)], stop, TIMEOUT)) as asked:
+            with closing(web.watched(lambda: [_ask(text, owner, name, version)], stop, TIMEOUT)) as asked:
                 hops = next(asked)
         except requests.HTTPError as error:
             status = error.response.status_code if error.response is not None else 0
@@ -85,7 +83,7 @@ def _address(text: str, owner: str, name: str, stop: Stop) -> str:
     return hops[-1]
 
 
-def _ask(text: str, owner: str, name: str) -> list[str]:
+def _ask(text: str, owner: str, name: str, version: str) -> list[str]:
     """The addresses that lead to the archive: those of the answer that Kaggle's client would download itself."""
     try:
         from kaggle.api.kaggle_api_extended import KaggleApi  # the package goes to the network as soon as it is imported
@@ -98,7 +96,7 @@ def _ask(text: str, owner: str, name: str) -> list[str]:
     if owner == "competition":
         api.competition_download_files(name, path="", force=True)
     else:
-        api.dataset_download_files(f"{owner}/{name}", path="", force=True)
+        api.dataset_download_files(f"{owner}/{name}" + (f"/{version}" if version else ""), path="", force=True)
     with answers[0] as answer:
         return [hop.url for hop in (*answer.history, answer)]
 

@@ -1,4 +1,4 @@
-"""An archive from the web, downloaded with resumption and checked: `https://host/file.zip#sha256=...`."""
+"""A file from the web, downloaded with resumption and checked: `https://host/file.zip#sha256=...`."""
 
 from __future__ import annotations
 
@@ -15,12 +15,15 @@ import urllib.parse
 import urllib.request
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing, suppress
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 from job.console import console
-from job.errors import MachineError, UserError
+from job.data.sources import arrival
+from job.data.sources.address import checksum, credentials, shown, valid
+from job.errors import JobError, MachineError, UserError
 from job.shutdown import Stop
 from job.storage import local
 
@@ -29,68 +32,101 @@ FIRST_WAIT, LONGEST_WAIT = 0.5, 30.0  # seconds between tries, doubled each time
 TIMEOUT = 60.0  # seconds without a byte
 LOOK = 0.2  # seconds between two looks at the stop
 _CHUNK = 1 << 20
+_SENT = ".sent"
 _QUEUED = 8  # chunks read and not written yet
 
 T = TypeVar("T")
 
 
 def download(text: str, scratch: Path, stop: Stop) -> Path:
-    """Fetch an archive into `scratch`, resuming where a cut connection or a killed run left off.
+    """Fetch a file into `scratch`, resuming where a cut connection or a killed run left off, or find it there.
 
     Raises:
-        UserError: there is no such file, it is refused, or its checksum differs.
-        MachineError: the server or the network does not answer.
+        UserError: there is no such file, it is refused, its checksum differs, or what came is no file.
+        MachineError: the server or the network does not answer, or not all of the file came.
         Interrupted: `stop` was set; the same call resumes.
     """
-    url, _, fragment = text.partition("#")
-    wanted = _checksum(text, fragment)
-    parts = _address(url)
+    url, wanted = text.partition("#")[0], checksum(text)
+    parts = valid(url)
     if parts.scheme == "http" and not wanted and parts.hostname not in ("127.0.0.1", "localhost", "::1"):
-        raise UserError(url, "plain http can be tampered with", "use https, or add #sha256=... to it")
-    name = Path(urllib.parse.unquote(parts.path)).name
-    folder = scratch / "web" / hashlib.sha256(url.encode()).hexdigest()[:12]  # two addresses may end in the same name
-    target = folder / (name or "download")
-    if target.exists():
-        found = local.sha256_of(target)
-        if wanted in ("", found):
-            console.log(f"{url} is already downloaded: SHA-256 {found}")
-            return target
+        raise UserError(shown(url), "plain http can be tampered with", "use https, or add #sha256=... to it")
+    folder = scratch / "downloads" / hashlib.sha256(credentials(url)[0].encode()).hexdigest()[:12]  # two addresses may end in the same name
+    there = _finished(folder)
+    if there is not None:
+        found = local.sha256_of(there)
+        if wanted in ("", found, _sent(folder)):
+            console.log(f"{shown(url)} is already downloaded: SHA-256 {found}")
+            return there
     local.make_folder(folder)
-    console.log(f"downloading {url}")
-    part = fetch(url, target, url, stop)
-    found = local.sha256_of(part)
-    if wanted and found != wanted:
+    console.log(f"downloading {shown(url)}")
+    part = folder / ".part"
+    answer = fetch(url, part, shown(url), stop)
+    try:
+        file, name, sent, found = _checked(part, answer, url, wanted, stop)
+    except JobError:
         discard(part)
-        raise UserError(url, f"has SHA-256 {found}, not {wanted}", "check the address and the checksum")
-    console.log(f"downloaded {local.size(part.stat().st_size)}, SHA-256 {found}")
-    local.rename(part, target)
+        raise
+    console.log(f"downloaded {local.size(file.stat().st_size)}, SHA-256 {found}")
+    if there is not None:
+        there.unlink()
+    (folder / _SENT).unlink(missing_ok=True)
+    if sent != found:
+        local.write_atomic(folder / _SENT, sent)
+    local.rename(file, folder / name)
     discard(part)
-    return target
+    return folder / name
 
 
-def fetch(url: str, target: Path, where: str, stop: Stop) -> Path:
-    """Get a file in several tries, resuming one that was begun for `target` before.
+def _checked(part: Path, answer: arrival.Answer, url: str, wanted: str, stop: Stop) -> tuple[Path, str, str, str]:
+    """The file that came, unpacked where it was packed for the way, its name, and the SHA-256 of what was sent and of itself."""
+    file, sent = part, local.sha256_of(part)
+    found = sent
+    if arrival.is_packed(part, answer):
+        file = part.with_name(".unpacked")
+        arrival.unpack(part, file, url, stop)
+        answer, found = replace(answer, sized=True), local.sha256_of(file)
+    name = arrival.name_of(file, answer, url)
+    try:
+        arrival.check(file, name, answer, url, stop)
+        if wanted not in ("", sent, found):
+            raise UserError(shown(url), f"has SHA-256 {found}, not {wanted}", "check the address and the checksum")
+    except JobError:
+        file.unlink()
+        raise
+    return file, name, sent, found
+
+
+def _finished(folder: Path) -> Path | None:
+    """The finished file of a download: the only one in its folder that is not hidden."""
+    return next((path for path in folder.iterdir() if not path.name.startswith(".")), None) if folder.is_dir() else None
+
+
+def _sent(folder: Path) -> str:
+    """The SHA-256 of the finished file as it was sent; empty where that is its own."""
+    return (folder / _SENT).read_text() if (folder / _SENT).exists() else ""
+
+
+def fetch(url: str, part: Path, where: str, stop: Stop) -> arrival.Answer:
+    """Get a file into `part` in several tries, resuming one that was begun before; the caller checks and renames it.
 
     Args:
         where: what errors name; a signed address is a secret.
 
     Returns:
-        The whole file, beside `target`, for the caller to check and to rename.
+        What the server said of the file.
     """
-    part = target.with_name(target.name + ".part")
     wait = FIRST_WAIT
     for attempt in range(1, TRIES + 1):
         try:
-            _fetch(url, part, where, stop)
-            return part
+            return _fetch(url, part, where, stop)
         except urllib.error.HTTPError as error:
+            fault = f"{error.code} {http.client.responses.get(error.code, '')}".strip()  # the server's own words may repeat the address
             if error.code in (401, 403):
-                raise UserError(
-                    where, f"the server refuses it ({error.code} {error.reason})", "check the address and your access"
-                ) from None
+                raise UserError(where, f"the server refuses it ({fault})", "check the address and your access") from None
             if error.code < 500 and error.code not in (408, 429):
-                raise UserError(where, f"the server answers {error.code} {error.reason}", "check the address") from None
-            fault = f"{error.code} {error.reason}"
+                raise UserError(where, f"the server answers {fault}", "check the address") from None
+        except (http.client.InvalidURL, ValueError):
+            raise UserError(where, "is not a valid web address, or leads to one that is not", "check the address") from None
         except (OSError, http.client.HTTPException) as error:
             if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):  # the disk, not the network
                 raise
@@ -170,38 +206,39 @@ def _pause(seconds: float, stop: Stop) -> None:
         time.sleep(min(left, LOOK))
 
 
-def _address(url: str) -> urllib.parse.SplitResult:
-    try:
-        parts = urllib.parse.urlsplit(url)
-        if parts.hostname and parts.port != 0 and re.fullmatch(r"[!-~]+", url):
-            return parts
-    except ValueError:
-        pass
-    raise UserError(url, "is not a valid web address", "write https://host/file.zip, with %20 for a space")
-
-
-def _checksum(text: str, fragment: str) -> str:
-    if not fragment:
-        return ""
-    match = re.fullmatch(r"sha256=([0-9a-fA-F]{64})", fragment)
-    if not match:
-        raise UserError(text, f"#{fragment} is not a valid checksum", "write #sha256= and 64 hexadecimal digits")
-    return match.group(1).lower()
-
-
 def _state(part: Path) -> Path:
     return part.with_name(part.name + ".json")
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):
-    """Follows a redirect, but never from https to anything that others can read and change."""
+    """Follows a redirect, but never from https to anything that others can read and change, nor with a password to another host."""
 
     def __init__(self, where: str) -> None:
         self.where = where
 
+    def http_error_302(self, req: urllib.request.Request, fp: Any, code: int, msg: str, headers: Any) -> Any:
+        try:
+            return super().http_error_302(req, fp, code, msg, headers)
+        except Exception:  # an address that is refused, or is none
+            fp.close()
+            raise
+
+    http_error_301 = http_error_303 = http_error_307 = http_error_308 = http_error_302
+
     def redirect_request(self, req: urllib.request.Request, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:
         refuse_downgrade(self.where, req.full_url, newurl)
-        return super().redirect_request(req, fp, code, msg, headers, newurl)
+        bare, authorization = credentials(newurl)
+        request = super().redirect_request(req, fp, code, msg, headers, bare)
+        if not authorization and _origin(req.full_url) == _origin(bare):
+            authorization = req.get_header("Authorization") or ""
+        if request is not None and authorization:
+            request.add_unredirected_header("Authorization", authorization)
+        return request
+
+
+def _origin(url: str) -> tuple[str, str]:
+    parts = urllib.parse.urlsplit(url)
+    return parts.scheme.lower(), parts.netloc.lower()
 
 
 def refuse_downgrade(where: str, old: str, new: str) -> None:
@@ -213,16 +250,17 @@ def refuse_downgrade(where: str, old: str, new: str) -> None:
         )
 
 
-def _fetch(url: str, part: Path, where: str, stop: Stop) -> None:
+def _fetch(url: str, part: Path, where: str, stop: Stop) -> arrival.Answer:
     """Get what is missing of the file; raises where the connection ends early."""
     have = part.stat().st_size if part.exists() else 0
-    validator = ""
-    if have and _state(part).exists():
-        validator = json.loads(_state(part).read_text())["validator"]
-    request = urllib.request.Request(url, headers={"User-Agent": "twofold"})
-    if have and validator:
+    before = arrival.Answer(**json.loads(_state(part).read_text())) if have and _state(part).exists() else arrival.Answer()
+    bare, authorization = credentials(url)
+    request = urllib.request.Request(bare, headers={"User-Agent": "twofold", "Accept-Encoding": "identity"})
+    if authorization:
+        request.add_unredirected_header("Authorization", authorization)
+    if have and before.validator:
         request.add_header("Range", f"bytes={have}-")
-        request.add_header("If-Range", validator)
+        request.add_header("If-Range", before.validator)
     opener = urllib.request.build_opener(_Redirects(where))
 
     def answered() -> Iterator[Any]:
@@ -238,27 +276,41 @@ def _fetch(url: str, part: Path, where: str, stop: Stop) -> None:
         except urllib.error.HTTPError as error:
             error.close()
             if error.code == 416 and error.headers.get("Content-Range") == f"bytes */{have}":
-                return  # all of it is there
+                return replace(before, sized=True)  # all of it is there
             if error.code != 416 or not have:
                 raise
             part.unlink()  # the server has no such range
-            _fetch(url, part, where, stop)
-            return
-        _store(answer, answers, have if answer.status == 206 else 0, part)
+            return _fetch(url, part, where, stop)
+        if answer.status == 206:
+            if not (answer.headers.get("Content-Range") or "").startswith(f"bytes {have}-"):
+                part.unlink()
+                raise http.client.HTTPException("the server sent another part of the file")
+            return _store(answer, answers, part, have, before)
+        discard(part)  # before the new answer is noted, or a kill would leave it with the old bytes
+        return _store(answer, answers, part, 0, arrival.describe(answer.headers, answer.geturl(), where))
 
 
-def _store(answer: Any, chunks: Iterable[bytes], have: int, part: Path) -> None:
+def _store(answer: Any, chunks: Iterable[bytes], part: Path, have: int, described: arrival.Answer) -> arrival.Answer:
     """Write the chunks of an answer after the first `have` bytes, which it leaves out."""
-    length = int(answer.headers.get("Content-Length") or 0)
-    total = have + length
-    validator = answer.headers.get("ETag") or answer.headers.get("Last-Modified") or ""
-    local.write_json(_state(part), {"validator": "" if validator.startswith("W/") else validator})
-    local.require_space(part.parent, length, "the download")
-    with part.open("ab" if have else "wb") as file, console.progress("downloading", max(1, total >> 20), "MB") as bar:
+    total = _total(answer, have)
+    described = replace(described, sized=total is not None)
+    local.write_json(_state(part), asdict(described))
+    local.require_space(part.parent, (total or have) - have, "the download")
+    with part.open("ab" if have else "wb") as file, console.progress("downloading", max(1, (total or 0) >> 20), "MB") as bar:
         written = have
         for chunk in chunks:
             file.write(chunk)
             bar.advance((written + len(chunk) >> 20) - (written >> 20))
             written += len(chunk)
-    if length and written != total:
+    if total is not None and written != total:
         raise http.client.IncompleteRead(b"", total - written)
+    return described
+
+
+def _total(answer: Any, have: int) -> int | None:
+    """How long the whole file is; None where the server does not say."""
+    ranged = re.fullmatch(r"bytes \d+-\d+/(\d+)", answer.headers.get("Content-Range") or "")
+    if answer.status == 206 and ranged:
+        return int(ranged[1])
+    length = answer.headers.get("Content-Length") or ""
+    return have + int(length) if length.isdecimal() and not answer.headers.get("Transfer-Encoding") else None

@@ -1,0 +1,236 @@
+"""What an address of a source says: its kind, its name, and the secrets that nobody else may read.
+
+A web address may hold a name and a password, or a signature in its query. `shown` is the address for people and logs,
+`identity` the one to compare and to keep in files; neither holds a secret.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+import urllib.parse
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NoReturn
+
+from job.errors import UserError
+
+HOSTS = ("www.kaggle.com", "kaggle.com")
+_ADDRESS = re.compile(r"\s*(?:(?!kaggle:)[a-z][a-z0-9+.-]+://+|https?:/*)", re.I)  # `https:/x` too: it may hold a password all the same
+_HOST = re.compile(r"[\w.-]*|(?:localhost|[\w-]+(?:\.[\w-]+)+|\[[0-9a-f:.]+\])(?::\d*)?", re.I)
+_WITH_PORT = re.compile(r"(?:\[[0-9a-f:.]+\]|[^:]*)(?::\d*)?", re.I)
+_CHECKSUM = re.compile(r"sha256=[0-9a-f]{64}", re.I)
+_HASHED = re.compile(r"sha256:[0-9a-f]{12}")
+
+_PLAIN = ("id", "download", "dl", "format", "file", "filename", "name", "version", "export", "confirm", "raw", "ref", "path")
+_PLAIN_VALUE = re.compile(r"[\w .,()+~/-]*")  # an address or a query within the value may hold secrets of its own
+# what a new signature of the same address changes
+_SIGNATURE = re.compile(
+    r"sig|signature|token|key|x-amz-.*|x-goog-.*|expires|policy|se|sp|sv|sr|st|spr|sk.*|auth.*|pass.*|access.*|credential"
+    r"|awsaccesskeyid|googleaccessid|key-pair-id",
+    re.I,
+)
+
+_DATASET = re.compile(r"(?P<owner>[\w-]+)/(?P<name>[\w-]+)(?:/versions/(?P<version>\d+))?", re.ASCII)
+_PAGES = (  # with the tabs of a page after the name
+    re.compile(rf"datasets/{_DATASET.pattern}(?:/(?!versions/)[\w-]+)*", re.ASCII),
+    re.compile(rf"api/v1/datasets/download/{_DATASET.pattern}", re.ASCII),
+    re.compile(r"(?:competitions|c)/(?P<competition>[\w-]+)(?:/[\w-]+)*", re.ASCII),
+    re.compile(r"api/v1/competitions/data/download-all/(?P<competition>[\w-]+)", re.ASCII),
+)
+_SHORT = (re.compile(r"competition/(?P<competition>[\w-]+)", re.ASCII), re.compile(rf"(?!(?:datasets|competitions?|c)/){_DATASET.pattern}"))
+_ELSEWHERE = {
+    "gs": ("is in Google Cloud Storage, which is not read directly", "download it first, e.g. gcloud storage cp, and give the file"),
+    "s3": ("is in S3, which is not read directly", "download it first, e.g. aws s3 cp, and give the file"),
+    "hf": ("is on Hugging Face, which is not read by this name", "download it first, e.g. hf download, and give the folder"),
+}
+
+
+def canonical(text: str) -> str:
+    """The one way to write a source that can be named in several: those of Kaggle, and addresses; paths are left alone.
+
+    Returns:
+        `kaggle:owner/name`, with `/versions/N` where one was named, `kaggle:competition/NAME`, `http(s)://...`, or a path.
+
+    Raises:
+        UserError: it names nothing on Kaggle, or is an address of a kind that is not read.
+    """
+    bare = text.strip()
+    if bare[:7].lower() == "kaggle:":
+        return _kaggle(bare[7:]) or _not_on_kaggle("kaggle:" + shown(bare[7:]))
+    if bare.lower().startswith(tuple(f"{host}/" for host in HOSTS)) and not Path(bare).exists():
+        bare = f"https://{bare}"
+    scheme, mark, rest = bare.partition("://")
+    scheme = scheme.lower()
+    if not mark or not re.fullmatch(r"[a-z][\w+.-]*", scheme):
+        return text
+    if scheme == "file":
+        return _file(text, rest)
+    if scheme not in ("https", "http"):
+        what, fix = _ELSEWHERE.get(scheme, (f"is an address of an unknown kind, {scheme}://", "download it first and give the file"))
+        raise UserError(shown(text), what, fix)
+    host, tail = _cut(rest)
+    found = _kaggle(rest) if host.lower() in HOSTS else ""
+    if host.lower() in HOSTS and not found and not tail.startswith("/api/"):
+        _not_on_kaggle(shown(text))
+    return found or f"{scheme}://{rest}"
+
+
+def shown(text: str) -> str:
+    """An address as people may read it, also one that is not valid: without user info and the values of unknown parameters.
+
+    What is no web address is given back as it is.
+    """
+    if not _ADDRESS.match(text):
+        return text
+    start, host, path, query, fragment = _split(text)
+    parameters = [f"{name}={value}" if _is_plain(name, value) else f"{name}=..." if name else "..." for name, value in query]
+    return _joined(start + host + path, parameters, fragment if _CHECKSUM.fullmatch(fragment) else fragment and "...")
+
+
+def identity(text: str) -> str:
+    """What tells a source from others: the same for an address that was signed anew, and for its own result.
+
+    What `shown` hides is left out where it is part of a signature, and a short hash elsewhere. What is no web address is
+    given back as it is.
+    """
+    if not _ADDRESS.match(text):
+        return text
+    start, host, path, query, fragment = _split(text)
+    parameters = []
+    for name, value in query:
+        if _is_plain(name, value) or _HASHED.fullmatch(value):
+            parameters.append(f"{name}={value}" if name else value)
+        elif not _SIGNATURE.fullmatch(urllib.parse.unquote(name)):
+            hashed = f"sha256:{hashlib.sha256(value.encode('utf-8', 'surrogateescape')).hexdigest()[:12]}"
+            parameters.append(f"{name}={hashed}" if name else hashed)
+    return _joined(start.lower() + host.lower() + path, parameters, fragment.lower() if _CHECKSUM.fullmatch(fragment) else "")
+
+
+def last_part(text: str) -> str:
+    """The last part of an address's path, or of a path: what a file of no other name is called."""
+    if not _ADDRESS.match(text):
+        return Path(text).name
+    return urllib.parse.unquote(_split(text)[2]).rstrip("/").rpartition("/")[2]
+
+
+def valid(url: str) -> urllib.parse.SplitResult:
+    """The parts of a web address that can be asked for.
+
+    Raises:
+        UserError: it cannot.
+    """
+    try:
+        parts = urllib.parse.urlsplit(url)
+        if parts.hostname and parts.port != 0 and re.fullmatch(r"[!-~]+", url):
+            return parts
+    except ValueError:
+        pass
+    fix = "write %2F for /, %3F for ? and %23 for # in a password" if "@" in url else "write https://host/file.zip, with %20 for a space"
+    raise UserError(shown(url), "is not a valid web address", fix)
+
+
+def checksum(text: str) -> str:
+    """The SHA-256 that an address asks for; empty where it asks for none.
+
+    Raises:
+        UserError: something else follows the `#`.
+    """
+    fragment = text.partition("#")[2]
+    if fragment and not _CHECKSUM.fullmatch(fragment):
+        fix = "write %23 for # in a password" if "@" in fragment else "write #sha256= and 64 hexadecimal digits"
+        raise UserError(shown(text), "what follows # is not a valid checksum", fix)
+    return fragment.partition("=")[2].lower()
+
+
+def credentials(url: str) -> tuple[str, str]:
+    """A valid address without its user info, and the Authorization header that says the same; empty where there is none."""
+    netloc = urllib.parse.urlsplit(url).netloc
+    user, at, host = netloc.rpartition("@")
+    if not at:
+        return url, ""
+    name, _, password = user.partition(":")
+    pair = urllib.parse.unquote_to_bytes(name) + b":" + urllib.parse.unquote_to_bytes(password)
+    return url.replace(netloc, host, 1), f"Basic {base64.b64encode(pair).decode()}"
+
+
+def redacted(words: str, url: str) -> str:
+    """What a server says, without the secrets of the address that it was asked for."""
+    for secret in sorted(_secrets(url), key=len, reverse=True):
+        words = words.replace(secret, "...")
+    return words
+
+
+def _secrets(url: str) -> Iterator[str]:
+    user = urllib.parse.urlsplit(url).netloc.rpartition("@")[0]
+    hidden = [value for name, value in _split(url)[3] if not _is_plain(name, value)]
+    for secret in (*user.split(":", 1), *hidden):
+        yield from {secret, urllib.parse.unquote(secret)} - {""}
+
+
+def _split(text: str) -> tuple[str, str, str, list[tuple[str, str]], str]:
+    """Scheme with its slashes, host with its port, path, parameters, fragment; the user info is left out.
+
+    An address need not be valid: a password with an unescaped `/`, `?` or `#` reads as a path, so what comes before a
+    later `@` is left out too where the host before it is none.
+    """
+    text = text.strip()
+    match = _ADDRESS.match(text)
+    start = match.group() if match else ""
+    authority, rest = _cut(text[len(start) :])
+    user, at, host = authority.rpartition("@")
+    if "@" in rest and (not _HOST.fullmatch(host) or (at and ":" not in user)):
+        host, rest = _cut(rest.rpartition("@")[2])
+    if not _WITH_PORT.fullmatch(host):
+        host = host.partition(":")[0] + ":..."
+    rest, _, fragment = rest.partition("#")
+    path, _, query = rest.partition("?")
+    return start, host, path, [_parameter(part) for part in re.split("[&;]", query) if part], fragment
+
+
+def _cut(text: str) -> tuple[str, str]:
+    """The authority and what follows it."""
+    authority = re.split("[/?#]", text, maxsplit=1)[0]
+    return authority, text[len(authority) :]
+
+
+def _parameter(text: str) -> tuple[str, str]:
+    """Name and value; a lone word is a value without a name, since it may be a secret (base64 ends in `=`)."""
+    name, _, value = text.partition("=")
+    return (name, value) if value.strip("=") or name.lower() in _PLAIN else ("", text)
+
+
+def _is_plain(name: str, value: str) -> bool:
+    return name.lower() in _PLAIN and bool(_PLAIN_VALUE.fullmatch(urllib.parse.unquote(value)))
+
+
+def _joined(start: str, parameters: list[str], fragment: str) -> str:
+    return start + ("?" + "&".join(parameters) if parameters else "") + (f"#{fragment}" if fragment else "")
+
+
+def _file(text: str, rest: str) -> str:
+    host, slash, path = rest.partition("/")
+    if host.lower() not in ("", "localhost") or not slash:
+        raise UserError(shown(text), "is a file of another machine", "give its path on this one")
+    return "/" + urllib.parse.unquote(path)
+
+
+def _kaggle(text: str) -> str:
+    """The canonical text of a name on Kaggle, or of a page's address; empty where it is neither."""
+    path, _, query = re.sub(r"^https?://", "", text, flags=re.I).partition("#")[0].partition("?")
+    host, _, page = path.partition("/")
+    forms, path = (_PAGES, page) if host.lower() in HOSTS else (_PAGES + _SHORT, path)
+    match = next((found for form in forms if (found := form.fullmatch(path.strip("/")))), None)
+    if match is None:
+        return ""
+    groups = match.groupdict()
+    if "competition" in groups:
+        return f"kaggle:competition/{groups['competition']}"
+    asked = dict(urllib.parse.parse_qsl(query)).get("datasetVersionNumber", "")
+    version = groups["version"] or (asked if asked.isdecimal() else "")
+    return f"kaggle:{groups['owner']}/{groups['name']}" + (f"/versions/{int(version)}" if version else "")
+
+
+def _not_on_kaggle(where: str) -> NoReturn:
+    raise UserError(where, "names no data set or competition on Kaggle", "write kaggle:owner/dataset or kaggle:competition/NAME")
