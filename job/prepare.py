@@ -25,6 +25,7 @@ from job.data.class_names import same_class
 from job.data.division import divide
 from job.data.layout import Wanted
 from job.data.sources import contents, is_remote, open_source
+from job.data.sources.address import canonical, identity, last_part, shown
 from job.data.survey import Survey, survey
 from job.errors import UserError
 from job.machine.devices import cores
@@ -66,7 +67,7 @@ def prepare(sources: Sequence[str], config: PrepareConfig, stop: Stop | None = N
     if manifest.exists(folder):
         return _finished(folder, settings)
     for text in sources:
-        if not is_remote(text) and not Path(text).exists():
+        if not is_remote(text) and not Path(canonical(text)).exists():
             open_source(text, folder)  # words the error, before a folder is made
     local.make_folder(folder)
     with lock.only_writer(folder, _waiting(folder, stop) if wait else None):
@@ -139,6 +140,7 @@ def _settings(sources: Sequence[str], prepare: Prepare, reading: Reading) -> dic
     return dict(
         sources=_names(sources), side=prepare.side, val=prepare.val, test=prepare.test, positive=prepare.positive,
         max_bad=prepare.max_bad, quality=pixels.QUALITY, contents=[contents(text) for text in sources], classes=[*prepare.classes],
+        levels=prepare.levels,
         path_column=reading.path_column, label_column=reading.label_column, zip_encoding=reading.zip_encoding,
     )  # fmt: skip
 
@@ -156,7 +158,7 @@ def _survey(sources: Sequence[str], config: PrepareConfig, scratch: Path, stop: 
     splits = {image.split for image in found.layout.images}
     if splits <= {"validation", "test"}:
         where = ", ".join(f"{split}: {said}" for split, said in found.layout.splits.items())
-        raise UserError(" ".join(sources), f"no image is left to train on ({where})", "add some, or give that folder itself")
+        raise UserError(" ".join(map(shown, sources)), f"no image is left to train on ({where})", "add some, or give that folder itself")
     return found
 
 
@@ -171,7 +173,7 @@ def _say(found: Survey, options: Prepare) -> None:
 
 
 def _names(sources: Sequence[str]) -> list[str]:
-    return [text if is_remote(text) else str(Path(text).absolute()) for text in sources]
+    return [identity(text) if is_remote(text) else str(Path(text).absolute()) for text in map(canonical, sources)]
 
 
 def _finished(folder: Path, settings: dict[str, Any]) -> manifest.Manifest:
@@ -183,6 +185,8 @@ def _finished(folder: Path, settings: dict[str, Any]) -> manifest.Manifest:
             for source, then, now in zip(settings["sources"], before, value, strict=True):
                 if now not in ("", then):
                     raise UserError(str(folder), f"{source} has changed since it was prepared here: {then}; now {now}", fix)
+        elif name == "sources" and [identity(source) for source in before] == value:
+            continue
         elif before != value and not (name == "positive" and same_class(value) == same_class(found.classes[1])):
             raise UserError(str(folder), f"holds a data set prepared with {name} = {before!r}, not {value!r}", fix)
     console.log(f"{folder} is already prepared")
@@ -195,7 +199,7 @@ def _finished(folder: Path, settings: dict[str, Any]) -> manifest.Manifest:
 def _compare(own: Path, text: str) -> None:
     """Say where `text` is no longer what a run's own shards were made of, and refuse what never was."""
     settings = manifest.read(own).settings
-    sources, then, now = settings["sources"], settings.get("contents"), contents(text)
+    sources, then, now = [identity(source) for source in settings["sources"]], settings.get("contents"), contents(text)
     if not is_remote(text) and not now and Path(text).name in [Path(source).name for source in sources]:
         console.log(f"warning: {text} is not found; the shards that were made of it are kept, in {own}")
     elif sources == _names([text]):
@@ -235,7 +239,7 @@ class _Preparation:
 
     def run(self, settings: dict[str, Any]) -> manifest.Manifest:
         started = time.monotonic()
-        console.log(f"listing the images of {' '.join(self.texts)}")
+        console.log(f"listing the images of {' '.join(map(shown, self.texts))}")
         found = _survey(self.texts, self.config, self.work, self.stop)
         side, workers = self.options.side, counted(self.workers, "worker")
         console.log(f"preparing {len(found.layout.images):,} images at {side} px with {workers} into {self.folder}")

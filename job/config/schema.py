@@ -39,6 +39,7 @@ class Prepare:
     val: float = option(0.1, "validation share, for sources without a validation split", low=0, high=0.9, first=True)
     test: float = option(0.0, "test share, for sources without a test split", low=0, high=0.9)
     positive: str = option("", "positive class; by default the second in alphabetical order")
+    levels: str = option("full", "16-bit images: full, auto (stretches values below 4,096) or MIN:MAX", metavar="full|auto|MIN:MAX")
     classes: tuple[str, ...] = option((), "the two classes; images of others are skipped", metavar="A,B")
     max_bad: float = option(0.01, "largest share of corrupt images accepted", low=0, high=1)
 

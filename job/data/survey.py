@@ -10,6 +10,7 @@ from pathlib import Path
 from job.config.schema import Reading
 from job.data import layout, manifest
 from job.data.sources import AUTO, Entry, Listing, Skipped, Source, open_source
+from job.data.sources.address import last_part, shown
 from job.shutdown import Stop
 
 
@@ -58,7 +59,7 @@ def survey(
         Interrupted: `stop` was set during a download; the same call resumes.
     """
     sources = [open_source(text, scratch, stop, reading) for text in texts]
-    prefixes, where = _prefixes(texts), " ".join(texts)
+    prefixes, where = _prefixes(texts), " ".join(map(shown, texts))
     listings = [source.listing for source in sources]
     entries = [
         Entry(prefix + entry.name, entry.label, entry.split, entry.fault)
@@ -87,5 +88,5 @@ def _prefixes(texts: Sequence[str]) -> list[str]:
     """What tells the images of several sources apart; nothing where there is one."""
     if len(texts) == 1:
         return [""]
-    names = [Path(text).name or text for text in texts]
+    names = [last_part(text) or shown(text) for text in texts]
     return [f"{name}/" if names.count(name) == 1 else f"{number}-{name}/" for number, name in enumerate(names, 1)]

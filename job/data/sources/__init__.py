@@ -17,6 +17,7 @@ from job.config.schema import Reading
 from job.console import counted
 from job.data import signatures
 from job.data.sources import names
+from job.data.sources.address import canonical, shown
 from job.errors import UserError
 from job.shutdown import Stop
 
@@ -84,7 +85,7 @@ class Source(Protocol):
 
 def is_remote(text: str) -> bool:
     """Whether a source is downloaded."""
-    return text.startswith(("kaggle:", "https://", "http://"))
+    return canonical(text).startswith(("kaggle:", "https://", "http://"))
 
 
 def open_source(text: str, scratch: Path, stop: Stop | None = None, reading: Reading = AUTO, *, labels: bool = True) -> Source:
@@ -101,6 +102,7 @@ def open_source(text: str, scratch: Path, stop: Stop | None = None, reading: Rea
         Interrupted: `stop` was set; the same call resumes the download.
     """
     stop = Stop() if stop is None else stop
+    text = canonical(text)
     if text.startswith("kaggle:"):
         from job.data.sources import kaggle_hub
 
@@ -115,7 +117,7 @@ def open_source(text: str, scratch: Path, stop: Stop | None = None, reading: Rea
 
         return Folder(path, scratch, reading.zip_encoding)
     if not path.exists():
-        raise UserError(text, "no such file or folder", f"give {KINDS}")
+        raise UserError(shown(text), "no such file or folder", f"give {KINDS}")
     if not path.is_file():
         raise UserError(text, "is neither a file nor a folder", f"give {KINDS}")
     with path.open("rb") as file:
@@ -133,7 +135,7 @@ def open_source(text: str, scratch: Path, stop: Stop | None = None, reading: Rea
         from job.data.sources.table import Table
 
         return Table(path, reading, labels)
-    raise UserError(text, "is neither images nor an archive of them", f"give {KINDS}")
+    raise UserError(shown(text), "is neither images nor an archive of them", f"give {KINDS}")
 
 
 _PART = re.compile(r".*\.(zip|7z|rar|tar|tgz|tar\.gz)\.\d{2,3}|.*\.z\d\d|.*\.part\d+\.rar", re.IGNORECASE)
@@ -158,6 +160,7 @@ def contents(text: str) -> str:
     Names within the source, sizes and times of change count, of an archive its size and directory, not the bytes: those
     of a data set take minutes to read. Empty for what is downloaded, or is not there.
     """
+    text = canonical(text)
     if is_remote(text) or not Path(text).exists():
         return ""
     digest, count, total = hashlib.sha256(), 0, 0
