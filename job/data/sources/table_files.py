@@ -66,8 +66,19 @@ class Files:
             return None
         if self._tree is None:
             self._tree = _Tree(self._folder)
-        below = self._tree.find(clean)
+        below = self._below(self._tree, clean)
         return self._found("by file name alone", self._one(below, split)) if below else None
+
+    def _below(self, tree: _Tree, name: str) -> list[str]:
+        """The files of this name anywhere.
+
+        Where there is a folder called as the path says, a file elsewhere is another one: if `train/cats/1.jpg` is missing,
+        it is neither `train/dogs/1.jpg` nor `test/cats/1.jpg`.
+        """
+        *parts, file = [part for part in name.split("/") if part not in ("", ".", "..")] or [""]
+        folders, is_whole = tree.called(parts)
+        direct = [one for folder in folders for one in self._nearby(os.path.join(folder, file))]
+        return direct or ([one for folder in folders for one in tree.files(folder, file)] if is_whole else [])
 
     def _found(self, how: str, name: str) -> str:
         self.how[how] += 1
@@ -155,32 +166,25 @@ class _Tree:
             elif what == names.ARCHIVE:
                 self.archives.append(name)
 
-    def find(self, name: str) -> list[str]:
-        """The files of this name.
-
-        Where there is a folder called as the path says, a file elsewhere is another one: if `train/cats/1.jpg` is missing,
-        it is neither `train/dogs/1.jpg` nor `test/cats/1.jpg`.
-        """
-        *folders, file = [part for part in name.split("/") if part not in ("", ".", "..")] or [""]
-        same = self._files.get(_stem(file))
-        if not same:
-            return []
-        called, is_whole = self._called([_fold(folder) for folder in folders])
-        found = [(folder, one) for folder in called for one in _fitting(_below(same, folder), file)]
-        direct = [one for folder, one in found if one.rpartition("/")[0] == folder]
-        return direct or [one for _, one in found if is_whole]
-
-    def _called(self, parts: Sequence[str]) -> tuple[list[str], bool]:
-        """The folders of the path's last parts, as far as there are any, and whether its last part is among these.
+    def called(self, parts: Sequence[str]) -> tuple[list[str], bool]:
+        """The folders of a path's last parts, as far as there are any, and whether its very last is among these.
 
         Paths from elsewhere begin with folders that are not here; if none of them is, any file may be meant.
         """
-        for end in range(len(parts), 0, -1):
+        folded = [_fold(part) for part in parts]
+        for end in range(len(folded), 0, -1):
             for start in range(end):
-                found = self._folders.get("/".join(parts[start:end]))
+                found = self._folders.get("/".join(folded[start:end]))
                 if found:
-                    return found, end == len(parts)
+                    return found, end == len(folded)
         return [""], True
+
+    def files(self, folder: str, name: str) -> list[str]:
+        """The files of this name below a folder."""
+        same = self._files.get(_stem(name), [])
+        start = f"{folder}/" if folder else ""
+        places = range(bisect_left(same, start), len(same))
+        return _fitting(list(takewhile(lambda one: one.startswith(start), map(same.__getitem__, places))), name)
 
     def _walk(self, path: str, prefix: str, above: tuple[tuple[int, int], ...]) -> Iterator[str]:
         """Every file; links are followed, but for those that lead back to a folder above."""
@@ -226,10 +230,3 @@ def _stem(name: str) -> str:
 def _fitting(same: Sequence[str], file: str) -> list[str]:
     """Of files with one stem those of this name; where it has no image's ending, all of them."""
     return [name for name in same if not names.is_image(file) or _fold(_base(name)) == _fold(file)]
-
-
-def _below(found: Sequence[str], folder: str) -> list[str]:
-    """Those of sorted paths that lie below a folder."""
-    start = f"{folder}/" if folder else ""
-    places = range(bisect_left(found, start), len(found))
-    return list(takewhile(lambda name: name.startswith(start), map(found.__getitem__, places)))
