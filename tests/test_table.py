@@ -76,6 +76,8 @@ SHAPES = {
     "plural names": ("class index,filepaths,labels,data set", "{2},images/{0}.jpg,{1},{3}"),
     "semicolons": ("path;label", "images/{0}.jpg;{1}"),
     "semicolons and decimal commas": ("path;label;weight", "images/{0}.jpg;{1};0,5"),
+    "semicolons and more commas": ("path;label;left, top, right, bottom", "images/{0}.jpg;{1};0,5,10,15"),
+    "semicolons and a comma in the header": ("path;label;x,y", "images/{0}.jpg;{1};7"),
     "tabs": ("path\tlabel", "images/{0}.jpg\t{1}"),
     "one-hot": ("filename, cat, dog", "images/{0}.jpg, {4}, {2}"),
     "one-hot in decimals": ("filename,cat,dog", "images/{0}.jpg,{4}.0,{2}.0"),
@@ -91,6 +93,8 @@ SHAPES = {
     "a way round": ("path,label", "images/../images/{0}.jpg,{1}"),
     "a set": ("path,label,set", "images/{0}.jpg,{1},{3}"),
     "blank rows": ("path,label", "images/{0}.jpg,{1}\n,\n\n , "),
+    "blank rows above": ("\n , \npath,label", "images/{0}.jpg,{1}"),
+    "paths from the root": ("path,label", "/images/{0}.jpg,{1}"),
     "other case": ("path,label", "Images/{0}.JPG,{1}"),
     "quotes and spaces": ('"path", "label"', '"images/{0}.jpg", "{1}"'),
     "a delimiter told to Excel": ("sep=;\npath;label", "images/{0}.jpg;{1}"),
@@ -188,6 +192,16 @@ def test_columns_that_the_user_names(pets: Path) -> None:
     assert _refused(path, label_column="species") == f"--label-column: 'species' {what}; name one of them"
 
 
+def test_the_delimiter_is_found_by_the_columns_that_the_user_names(pets: Path) -> None:
+    path = _csv(pets, "Bild;Art;left, top, right\nimages/cat0.jpg;cat;1,2,3\n")
+    assert _listing(path, path_column="Bild", label_column="Art").entries == [Entry("images/cat0.jpg", "cat")]
+
+
+def test_a_column_that_is_called_as_a_file_is(pets: Path) -> None:
+    _put(pets / "raw")
+    assert _listing(_csv(pets, "path,label,raw\nimages/cat0.jpg,cat,1\n")).entries == [Entry("images/cat0.jpg", "cat")]
+
+
 def test_a_column_of_labels_that_is_called_as_splits_are(pets: Path) -> None:
     listing = _listing(_csv(pets, "path,set\nimages/cat0.jpg,train\nimages/dog0.jpg,other\n"), label_column="set")
     assert [(entry.label, entry.split) for entry in listing.entries] == [("train", None), ("other", None)]
@@ -203,6 +217,8 @@ def test_two_columns_of_labels(pets: Path) -> None:
     same = _listing(_csv(pets, text.replace("cat,1,y", "cat,0.0,y")))  # one division in two words
     assert [entry.label for entry in same.entries] == ["cat", "cat", "dog"]
     assert same.notes == ("columns not used: target, class",)
+    partly = _listing(_csv(pets, text.replace("cat,1,y", "cat,,y")))  # where only one has a label they agree
+    assert [entry.label for entry in partly.entries] == ["cat", "cat", "dog"]
 
 
 def test_the_column_of_labels_is_the_one_with_two_values(pets: Path) -> None:
@@ -228,6 +244,11 @@ def test_what_is_not_one_hot(header: str, rows: Sequence[str], line: str, pets: 
 def test_one_hot_without_a_label_in_the_test_split(pets: Path) -> None:
     listing = _listing(_csv(pets, "path,cat,dog,split\nimages/cat0.jpg,TRUE,FALSE,train\nimages/dog0.jpg,,,test\n"))
     assert [entry.label for entry in listing.entries] == ["cat", None]
+
+
+def test_one_hot_beside_flags_that_are_not_used(pets: Path) -> None:
+    listing = _listing(_csv(pets, "path,cat,dog,split,is_test\nimages/cat0.jpg,1,0,train,0\nimages/dog0.jpg,0,1,test,1\n"))
+    assert [(entry.label, entry.split) for entry in listing.entries] == [("cat", "train"), ("dog", "test")]
 
 
 @pytest.mark.parametrize("name", ["split", "Splits", "set", "subset", "data set", "data_set", "partition", "phase", "Usage"])
@@ -338,7 +359,12 @@ def test_the_same_row_twice_is_one_image(pets: Path) -> None:
 
 
 def test_without_labels(pets: Path) -> None:
-    for text in ("path\nimages/cat0.jpg\n", "id,label,target,split\ncat0,a,0,7\n", "file\n'images/a,b;c.jpg'\ncat0.jpg\n"):
+    for text in (
+        "path\nimages/cat0.jpg\n",
+        "id,label,target,split\ncat0,a,0,7\n",
+        "path,is_valid\ncat0,maybe\n",
+        "file\nimages/a,b;c\td.jpg\ncat0.jpg\n",
+    ):
         listing = _listing(_csv(pets, text), labels=False)
         assert [(entry.name, entry.label) for entry in listing.entries if not entry.fault] == [("images/cat0.jpg", None)]
         assert listing.labels == ""
@@ -378,11 +404,9 @@ def test_equal_names_in_train_and_test(name: str, row: str, tmp_path: Path) -> N
         _images(tmp_path, *(f"{split}/{number}.jpg" for number in range(4)))
     text = "id,label\n" + "".join(f"{row.format(number)},{number % 2}\n" for number in range(4))
     assert [entry.name for entry in _listing(_csv(tmp_path, text, name)).entries] == [f"train/{number}.jpg" for number in range(4)]
-    other = _csv(tmp_path, text, "list.csv")
-    assert (
-        _refused(other)
-        == f" line 2: {row.format(0)} could be test/0.jpg or train/0.jpg; write the path of one of them, relative to the CSV"
-    )
+    for other in ("list.csv", "train_and_test.csv"):
+        line = f" line 2: {row.format(0)} could be test/0.jpg or train/0.jpg; write the path of one of them, relative to the CSV"
+        assert _refused(_csv(tmp_path, text, other)) == line
 
 
 def test_equal_names_and_a_column_of_splits(tmp_path: Path) -> None:
@@ -420,13 +444,14 @@ def test_system_folders_and_thumbnails_are_passed_over(tmp_path: Path) -> None:
 
 
 def test_a_csv_beside_the_folder_of_images(tmp_path: Path) -> None:
-    _images(tmp_path, "images/a.jpg", "images/b.jpg")
-    text = f"path,label\n../images/a.jpg,cat\n../images/b,dog\n../Images/A.JPG,cat\n{tmp_path}/images/c.jpg,cat\n"
+    _images(tmp_path, "images/a.jpg", "images/b.jpg", "labels/more/c.jpg", "labels/more/d.jpg")
+    text = f"path,label\n../images/a.jpg,cat\n../images/b,dog\n../Images/A.JPG,cat\n{tmp_path}/images/c.jpg,cat\n/d.jpg,cat\n"
     listing = _listing(_csv(tmp_path / "labels", text))
     assert [(entry.name, entry.fault) for entry in listing.entries] == [
         ("../images/a.jpg", ""),
         ("../images/b.jpg", ""),
         (f"{tmp_path}/images/c.jpg", "is not found"),
+        ("more/d.jpg", ""),
     ]
 
 
@@ -470,6 +495,11 @@ def test_a_missing_file_is_not_another_one_of_its_name(there: str, given: str, f
     _images(tmp_path, there, "cats/x.jpg", "train/cats/x.jpg", "data/train/cats/x.jpg")
     listing = _listing(_csv(tmp_path, f"path,label\n{given},cat\ncats/x.jpg,cat\n"))
     assert listing.entries[0] == (Entry(found, "cat") if found else Entry(given, "cat", fault="is not found"))
+
+
+def test_a_file_further_below_in_its_folder(tmp_path: Path) -> None:
+    _images(tmp_path, *(f"{folder}/cats/1.jpg" for folder in ("a", "train", "train-2", "z")))
+    assert [entry.name for entry in _listing(_csv(tmp_path, "path,label\ntrain/1.jpg,cat\n")).entries] == ["train/cats/1.jpg"]
 
 
 @pytest.mark.parametrize(

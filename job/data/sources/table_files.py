@@ -102,7 +102,8 @@ class Files:
 
     def _is_elsewhere(self, name: str) -> bool:
         """Whether the path leads to another folder, which exists: its file is missing there, and not to be found here."""
-        return self._inside(name) is None and bool(self._folders(name.rpartition("/")[0]))
+        folder = name.rpartition("/")[0]
+        return bool(folder) and self._inside(name) is None and bool(self._folders(folder))
 
     def _one(self, found: Sequence[str], split: str | None) -> str:
         """The only file, or the only one in a folder of the split that the row or else the CSV is of."""
