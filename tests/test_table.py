@@ -77,7 +77,7 @@ SHAPES = {
     "semicolons": ("path;label", "images/{0}.jpg;{1}"),
     "semicolons and decimal commas": ("path;label;weight", "images/{0}.jpg;{1};0,5"),
     "semicolons and more commas": ("path;label;left, top, right, bottom", "images/{0}.jpg;{1};0,5,10,15"),
-    "semicolons and a comma in the header": ("path;label;x,y", "images/{0}.jpg;{1};7"),
+    "semicolons and a comma in the header": ("path;label;x,y,z", "images/{0}.jpg;{1};7"),
     "tabs": ("path\tlabel", "images/{0}.jpg\t{1}"),
     "one-hot": ("filename, cat, dog", "images/{0}.jpg, {4}, {2}"),
     "one-hot in decimals": ("filename,cat,dog", "images/{0}.jpg,{4}.0,{2}.0"),
@@ -165,6 +165,12 @@ def test_many_columns_that_are_not_used(pets: Path) -> None:
 def test_how_paths_were_found_is_said(path: str, note: str | None, pets: Path) -> None:
     listing = _listing(_csv(pets, "path,label\n" + "".join(f"{path.format(name)},{kind}\n" for name, kind in NAMES)))
     assert listing.notes == ((note,) if note else ())
+
+
+def test_a_path_from_the_root_is_found_by_its_name(tmp_path: Path) -> None:
+    _images(tmp_path, "a.jpg")
+    listing = _listing(_csv(tmp_path, "path,label\n/a.jpg,cat\n"))
+    assert (listing.entries, listing.notes) == ([Entry("a.jpg", "cat")], ("paths found by file name alone: 1",))
 
 
 @pytest.mark.parametrize("name", ["path", "File Paths", "FILE", "file_name", "image-path", "Image", "image_id", "ID", "'Name'"])
