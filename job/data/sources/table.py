@@ -8,11 +8,12 @@ from functools import cached_property
 from pathlib import Path
 
 from job.config.schema import Reading
-from job.data.splits import split_of
+from job.console import counted
 from job.data.sources import Entry, Listing, table_columns, table_text
 from job.data.sources.table_columns import Columns
 from job.data.sources.table_files import Ambiguous, Files
 from job.data.sources.walk import nfc
+from job.data.splits import split_of
 from job.errors import UserError
 
 _MISSING = "is not found"
@@ -45,7 +46,7 @@ class Table:
     def listing(self) -> Listing:
         sheet = table_text.read(self.path, table_columns.KNOWN | {table_text.loose(self.reading.path_column)})
         columns = table_columns.find(sheet, self.reading, self.labels)
-        files = Files(self._folder, table_columns.split_of_list(self.path))
+        files = Files(self._folder, split_of(self.path.stem))
         entries = self._entries(columns, files)
         if not entries:
             raise UserError(str(self.path), "lists no images", "give a CSV with a row for each image")
@@ -68,7 +69,7 @@ class Table:
             entry = Entry(name or path, label or None, split, "" if name else _MISSING)
             self._require_same(found.setdefault(entry.name, entry), entry, line)
         if bare:
-            what = f"{len(bare):,} row{'s have' if len(bare) > 1 else ' has'} no label, the first in line {bare[0]}"
+            what = f"has {counted(len(bare), 'row')} without a label, the first in line {bare[0]}"
             raise UserError(str(self.path), what, "complete or delete them; only rows of the test split may have none")
         return list(found.values())
 
@@ -93,7 +94,7 @@ class Table:
             raise UserError(f"{self.path} line {line}", f"{entry.name} is listed a second time with another {other}", "keep one")
 
     def _nothing_found(self, entries: list[Entry], files: Files) -> UserError:
-        example, count = entries[0].name, f"none of the {len(entries):,} files that it lists is found"
+        example, count = entries[0].name, f"lists {counted(len(entries), 'file')}, none of which is found"
         if _ADDRESS.match(example):
             what = f"{count}, such as {example}: downloads of single images are not read"
             return UserError(str(self.path), what, "download them into the folder of the CSV")

@@ -5,13 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from job.config.options import nearest
 from job.config.schema import Reading
-from job.data.splits import split_of
 from job.data.sources import names
 from job.data.sources.table_text import Sheet, loose
+from job.data.splits import split_of
 from job.errors import UserError
 
 # in their loose form, the first of a list that a CSV has is used
@@ -237,10 +236,3 @@ def _label(value: str) -> str:
     """A label as it is written; of a whole number with decimals, which pandas makes of one, the number."""
     match = _WHOLE.fullmatch(value)
     return match.group(1) if match else value
-
-
-def split_of_list(path: Path) -> str | None:
-    """The split that a CSV's own name tells: `train_labels.csv`, `trainLabels.csv`."""
-    words = [path.stem, *re.split(r"[\W_]+|(?<=[a-z])(?=[A-Z])", path.stem)]
-    found = {split for split in map(split_of, words) if split}
-    return found.pop() if len(found) == 1 else None

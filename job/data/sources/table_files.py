@@ -12,9 +12,9 @@ from collections.abc import Iterator, Sequence
 from itertools import takewhile
 from pathlib import Path
 
-from job.data.splits import split_of
 from job.data.sources import names
 from job.data.sources.walk import nfc
+from job.data.splits import split_of
 
 _Names = dict[str, list[str]]  # by the form in which names are compared
 
