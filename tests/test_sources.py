@@ -1,4 +1,4 @@
-"""Sources: folder, zip, tar, CSV; what is read, what is ignored, what is refused in one line."""
+"""Sources: folder, zip, tar; what is read, what is ignored, what is refused in one line."""
 
 from __future__ import annotations
 
@@ -325,67 +325,6 @@ def test_no_room_for_an_archive_inside_an_archive(tmp_path: Path, scratch: Path,
     monkeypatch.setattr(local.shutil, "disk_usage", lambda _: SimpleNamespace(free=100))
     with pytest.raises(MachineError, match=r"unpacking in\.zip would take about"):
         _ = open_source(str(path), scratch).listing
-
-
-def _csv(folder: Path, text: str, encoding: str = "utf-8") -> Path:
-    for name in ("a.jpg", "b.jpg", "é.jpg"):
-        _put(folder / "pics" / name, name.encode())
-    return _put(folder / "list.csv", text.encode(encoding))
-
-
-def test_csv(tmp_path: Path, scratch: Path) -> None:
-    path = _csv(tmp_path, "Path,Label,split\npics/a.jpg,cat,train\n pics/b.jpg , dog ,\npics/é.jpg,cat,test\n", "utf-8-sig")
-    source = open_source(str(path), scratch)
-    assert source.listing.entries == [
-        Entry("pics/a.jpg", "cat", "train"),
-        Entry("pics/b.jpg", "dog", None),
-        Entry("pics/é.jpg", "cat", "test"),
-    ]
-    assert _read(path, scratch) == {f"pics/{name}": name.encode() for name in ("a.jpg", "b.jpg", "é.jpg")}
-
-
-def test_csv_with_other_column_names_and_no_split(tmp_path: Path, scratch: Path) -> None:
-    path = _csv(tmp_path, "id,filename,class\n1,pics/a.jpg,cat\n2,pics/b.jpg,dog\n")
-    assert open_source(str(path), scratch).listing.entries == [Entry("pics/a.jpg", "cat"), Entry("pics/b.jpg", "dog")]
-
-
-@pytest.mark.parametrize(
-    ("text", "line"),
-    [
-        ("name,label\nx,y\n", ": has no column path (its columns: name, label); name one of them path or file or filename"),
-        ("path,kind\nx,y\n", ": has no column label (its columns: path, kind); name one of them label or class or category or target"),
-        ("", ": has no column path (its columns: none)"),
-        ("path,label\npics/a.jpg,\n", " line 2: has no path or no label; complete or delete it"),
-        ("path,label\npics/a.jpg,cat\npics/b.jpg\n", " line 3: has no path or no label"),
-        ("path,label\npics/a.jpg,cat\npics/a.jpg,dog\n", " line 3: pics/a.jpg is listed a second time with another label; keep one"),
-        (
-            "path,label,split\npics/a.jpg,cat,train\npics/a.jpg,cat,test\n",
-            " line 3: pics/a.jpg is listed a second time with another split",
-        ),
-    ],
-)
-def test_mistakes_in_a_csv(text: str, line: str, tmp_path: Path, scratch: Path) -> None:
-    path = _csv(tmp_path, text)
-    assert _refused(path, scratch).startswith(f"{path}{line}")
-
-
-def test_the_same_row_twice_in_a_csv_is_one_image(tmp_path: Path, scratch: Path) -> None:
-    path = _csv(tmp_path, "path,label\npics/a.jpg,cat\npics/a.jpg,cat\npics/b.jpg,dog\n")
-    assert len(_read(path, scratch)) == 2
-
-
-def test_a_csv_that_lists_what_is_not_there(tmp_path: Path, scratch: Path) -> None:
-    path = _csv(tmp_path, "path,label\npics/a.jpg,cat\npics/no.jpg,dog\n")
-    with pytest.raises(UserError) as caught:
-        list(open_source(str(path), scratch).read())
-    assert str(caught.value) == f"{path}: lists pics/no.jpg, which is not found; paths are relative to the CSV"
-
-
-def test_a_csv_of_another_encoding(tmp_path: Path, scratch: Path) -> None:
-    path = _csv(tmp_path, "path,label\npics/é.jpg,cat\n", "latin-1")
-    line = _refused(path, scratch)
-    assert line.startswith(f"{path}: ")
-    assert "UTF-8" in line
 
 
 KINDS = "give a folder, a zip or tar (gz, xz, bz2), a CSV, kaggle:owner/dataset, kaggle:competition/NAME or https://..."

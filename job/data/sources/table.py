@@ -1,66 +1,113 @@
-"""Images listed in a CSV: a column of paths, one of labels, and if there is one, one of splits."""
+"""Images listed in a CSV: a column of paths, one of labels or one for each of two classes, and splits where it has them."""
 
 from __future__ import annotations
 
-import csv
+import re
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 
 from job.config.schema import Reading
-from job.data.sources import Entry, Listing
+from job.console import counted
+from job.data.sources import Entry, Listing, table_columns, table_text
+from job.data.sources.table_columns import Columns
+from job.data.sources.table_files import Ambiguous, Files
+from job.data.sources.walk import nfc
+from job.data.splits import split_of
 from job.errors import UserError
 
-PATHS = ("path", "file", "filename", "image", "image_path")
-LABELS = ("label", "class", "category", "target")
+_MISSING = "is not found"
+_ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 
 
 class Table:
-    """The rows of a CSV with a header. Paths are relative to the CSV's folder."""
+    """The images that the rows of a CSV name, by their paths within the CSV's folder."""
 
     def __init__(self, path: Path, reading: Reading, labels: bool) -> None:
+        """`labels` says whether classes are wanted; without, only the column of paths is."""
         self.path, self.reading, self.labels = path, reading, labels
+        self._folder = path.parent
 
     def files(self) -> list[Path]:
-        return [self.path, *(self.path.parent / entry.name for entry in self.listing.entries)]
-
-    @cached_property
-    def listing(self) -> Listing:
-        try:
-            return Listing(self._entries(), labels=f"column label of {self.path.name}")
-        except (UnicodeDecodeError, csv.Error) as error:
-            raise UserError(str(self.path), f"is not a CSV in UTF-8 ({error})", "save it as CSV UTF-8") from None
-
-    def _entries(self) -> list[Entry]:
-        with self.path.open(newline="", encoding="utf-8-sig") as file:
-            rows = csv.DictReader(file)
-            header = {name.strip().lower(): name for name in rows.fieldnames or []}
-            path_column, label_column = self._column(header, PATHS), self._column(header, LABELS)
-            split_column = header.get("split")
-            found: dict[str, Entry] = {}
-            for number, row in enumerate(rows, 2):
-                name, label = (row[path_column] or "").strip(), (row[label_column] or "").strip()
-                if not name or not label:
-                    raise UserError(f"{self.path} line {number}", "has no path or no label", "complete or delete it")
-                entry = Entry(name, label, (row[split_column] or "").strip() or None if split_column else None)
-                before = found.setdefault(name, entry)
-                if before != entry:
-                    what = "label" if before.label != label else "split"
-                    raise UserError(f"{self.path} line {number}", f"{name} is listed a second time with another {what}", "keep one")
-        return list(found.values())
-
-    def _column(self, header: dict[str, str], known: tuple[str, ...]) -> str:
-        for name in known:
-            if name in header:
-                return header[name]
-        raise UserError(
-            str(self.path), f"has no column {known[0]} (its columns: {', '.join(header) or 'none'})",
-            f"name one of them {' or '.join(known)}",
-        )  # fmt: skip
+        return [self.path, *(self._folder / entry.name for entry in self.listing.entries if not entry.fault)]
 
     def read(self) -> Iterator[tuple[str, bytes]]:
         for entry in self.listing.entries:
-            try:
-                yield entry.name, (self.path.parent / entry.name).read_bytes()
-            except (FileNotFoundError, IsADirectoryError):
-                raise UserError(str(self.path), f"lists {entry.name}, which is not found", "paths are relative to the CSV") from None
+            if not entry.fault:
+                yield entry.name, self._content(entry.name)
+
+    def _content(self, name: str) -> bytes:
+        try:
+            return (self._folder / name).read_bytes()
+        except FileNotFoundError:
+            raise UserError(str(self._folder / name), "was just deleted", "rerun") from None
+
+    @cached_property
+    def listing(self) -> Listing:
+        sheet = table_text.read(self.path, table_columns.KNOWN | {table_text.loose(self.reading.path_column)})
+        columns = table_columns.find(sheet, self.reading, self.labels)
+        files = Files(self._folder, split_of(self.path.stem))
+        entries = self._entries(columns, files)
+        if not entries:
+            raise UserError(str(self.path), "lists no images", "give a CSV with a row for each image")
+        if all(entry.fault for entry in entries):
+            raise self._nothing_found(entries, files)
+        return Listing(
+            entries, labels=columns.described(columns.labels), splits=columns.described(columns.splits), notes=self._notes(columns, files)
+        )
+
+    def _entries(self, columns: Columns, files: Files) -> list[Entry]:
+        found: dict[str, Entry] = {}
+        bare: list[int] = []  # lines without a label
+        for line, row in columns.sheet.rows():
+            path, label, split = row[columns.path], columns.label(row), columns.split(row, line)
+            self._require_path(path, line)
+            if self.labels and not label and (split is None or split_of(split) != "test"):
+                bare.append(line)
+                continue
+            name = self._file(path, split, line, files)
+            entry = Entry(name or path, label or None, split, "" if name else _MISSING)
+            self._require_same(found.setdefault(entry.name, entry), entry, line)
+        if bare:
+            what = f"has {counted(len(bare), 'row')} without a label, the first in line {bare[0]}"
+            raise UserError(str(self.path), what, "complete or delete them; only rows of the test split may have none")
+        return list(found.values())
+
+    def _require_path(self, path: str, line: int) -> None:
+        if not path:
+            raise UserError(f"{self.path} line {line}", "has no path", "complete or delete it")
+        if "\n" in path or "\r" in path:
+            raise UserError(f"{self.path} line {line}", "a path of several lines ends here", "close the quote that was opened above")
+
+    def _file(self, path: str, split: str | None, line: int, files: Files) -> str | None:
+        try:
+            return files.find(path, split)
+        except Ambiguous as error:
+            more = f" and {len(error.names) - 2:,} more" if len(error.names) > 2 else ""
+            what = f"{path} could be {error.names[0]} or {error.names[1]}{more}"
+            raise UserError(f"{self.path} line {line}", what, "write the path of one of them, relative to the CSV") from None
+
+    def _require_same(self, before: Entry, entry: Entry, line: int) -> None:
+        """Refuse a file that is listed twice and not in the same way."""
+        if before != entry and _told(before) != _told(entry):
+            other = "label" if _told(before)[0] != _told(entry)[0] else "split"
+            raise UserError(f"{self.path} line {line}", f"{entry.name} is listed a second time with another {other}", "keep one")
+
+    def _nothing_found(self, entries: list[Entry], files: Files) -> UserError:
+        example, count = entries[0].name, f"lists {counted(len(entries), 'file')}, none of which is found"
+        if _ADDRESS.match(example):
+            what = f"{count}, such as {example}: downloads of single images are not read"
+            return UserError(str(self.path), what, "download them into the folder of the CSV")
+        what = f"{count}, such as {example}, neither there nor by its name alone below {self._folder}"
+        if files.archives:
+            return UserError(str(self.path), what, f"unpack {files.archives[0]}, or name another column with --path-column")
+        return UserError(str(self.path), what, "paths are relative to the CSV; correct them, or name another column with --path-column")
+
+    def _notes(self, columns: Columns, files: Files) -> tuple[str, ...]:
+        found = [f"paths found {how}: {count:,}" for how, count in files.how.items()]
+        return tuple(note for note in (self.labels and columns.unused(), *found) if note)
+
+
+def _told(entry: Entry) -> tuple[str, str | None]:
+    """What a row says of its image, whatever the spelling."""
+    return nfc(entry.label or "").casefold(), split_of(entry.split) if entry.split else None

@@ -1,0 +1,126 @@
+"""The text of a CSV: its encoding, its delimiter, its header, and its rows."""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import io
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TextIO
+
+from job.data.sources.walk import nfc
+from job.errors import UserError
+
+_DELIMITERS = (",", ";", "\t")
+_NONE = "\x1f"  # of a file of one column: a character that no path holds, for the csv module wants one
+_SAMPLE = 1 << 16  # characters that the delimiter is found by
+_ROWS = 100  # the same, rows
+_SEP = re.compile(r'"?sep=(.)"? *(\r\n?|\n|$)', re.IGNORECASE)  # the first line of a CSV made for Excel
+
+
+def loose(name: str) -> str:
+    """A column's name as it is compared: `Image_Path`, `image path` and `"imagepath"` are one."""
+    return re.sub(r"[\s_\-\"'`]", "", nfc(nfc(name).casefold()))
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """A CSV that can be gone through any number of times, one row in memory at a time."""
+
+    path: Path
+    encoding: str
+    delimiter: str
+    skipped: int  # characters before the header
+    header: tuple[str, ...]
+
+    def rows(self) -> Iterator[tuple[int, list[str]]]:
+        """The rows below the header that are not blank, stripped and as wide as the header, each after its line's number.
+
+        Raises:
+            UserError: a row is wider than the header, or the file is not a CSV in its encoding.
+        """
+        width = len(self.header)
+        with _explained(self.path), self.path.open(newline="", encoding=self.encoding) as file:
+            before = 1 if file.read(self.skipped) else 0
+            for line, row in _rows(file, self.delimiter, before, header=True):
+                if len(row) != width:
+                    if any(row[width:]):
+                        what = f"has {len(row)} columns, the header {width}"
+                        raise UserError(f"{self.path} line {line}", what, 'write values that hold a delimiter in quotes: "a,b"')
+                    row = row[:width] + [""] * (width - len(row))
+                yield line, row
+
+
+def read(path: Path, known: frozenset[str]) -> Sheet:
+    """Find out how a CSV is written.
+
+    Args:
+        known: names of columns, in their loose form, that tell a header.
+
+    Raises:
+        UserError: it is empty, or neither UTF-8 nor UTF-16.
+    """
+    with path.open("rb") as raw:
+        encoding = _encoding(raw.read(4))
+    with _explained(path), path.open(newline="", encoding=encoding) as file:
+        sample = file.read(_SAMPLE)
+        if "\0" in sample:
+            raise UserError(str(path), "is not text in UTF-8, or in UTF-16 with a byte order mark", "save it as CSV UTF-8")
+        sep = _SEP.match(sample)
+        skipped = sep.end() if sep else 0
+        delimiter = sep.group(1) if sep else _delimiter(sample, known)
+        file.seek(0)
+        file.read(skipped)
+        header = next((row for _, row in _rows(file, delimiter)), [])
+    if not any(name.strip("".join(_DELIMITERS)) for name in header):
+        raise UserError(str(path), "is empty", "give a CSV with a header and a row for each image")
+    return Sheet(path, encoding, delimiter, skipped, tuple(header))
+
+
+def _encoding(first: bytes) -> str:
+    if first.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return "utf-16"
+    return "utf-8-sig"
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """What Python says of a file that is not what it seems, in our words."""
+    try:
+        yield
+    except UnicodeError as error:
+        raise UserError(str(path), f"is not UTF-8 ({error})", "save it as CSV UTF-8") from None
+    except csv.Error as error:
+        raise UserError(str(path), f"cannot be read as CSV ({error})", "check its quotes, or save it anew as CSV UTF-8") from None
+
+
+def _rows(file: TextIO, delimiter: str, before: int = 0, header: bool = False) -> Iterator[tuple[int, list[str]]]:
+    """The rows that are not blank, stripped, without the first if that is the `header`; `before` lines are read already."""
+    reader = csv.reader(file, delimiter=delimiter, skipinitialspace=True)
+    for row in reader:
+        values = [value.strip() for value in row]
+        if any(values) and not header:
+            yield before + reader.line_num, values
+        header = header and not any(values)
+
+
+def _delimiter(sample: str, known: frozenset[str]) -> str:
+    """The delimiter that makes columns with known names, and as many in each row as in the header."""
+    best, best_score = _NONE, (False, 0.0, 0)
+    for delimiter in _DELIMITERS:
+        try:
+            rows = [row for _, row in zip(range(_ROWS), _rows(io.StringIO(sample, newline=""), delimiter), strict=False)]
+        except csv.Error:
+            continue
+        widths = [len(row) for _, row in rows[: -1 if len(sample) == _SAMPLE else None]]
+        if not widths or widths[0] < 2:
+            continue
+        names = any(loose(name) in known for name in rows[0][1])
+        score = (names, sum(width == widths[0] for width in widths) / len(widths), widths[0])
+        if score > best_score:
+            best, best_score = delimiter, score
+    return best
