@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from job.config import effects
 from job.config.options import Request, replace
-from job.config.schema import Config, Prepare
+from job.config.schema import Config, Prepare, Reading
 from job.console import console
 from job.errors import JobError, UserError
 from job.shutdown import Stop
@@ -124,7 +124,7 @@ def _resumed(request: Request, folder: Path) -> Config:
         return config
     from job.training.resume import merge
 
-    return merge(folder, config, request.given & {"data", *Prepare.__slots__})  # what may not differ, train refuses
+    return merge(folder, config, request.given & {"data", *Prepare.__slots__, *Reading.__slots__})  # what may not differ, train refuses
 
 
 def _shards(request: Request, resumed: Config, folder: Path, stop: Stop) -> str:

@@ -17,6 +17,7 @@ from job.data import manifest
 from job.data.class_names import same_class
 from job.data.layout import Wanted
 from job.data.shards import Reader
+from job.data.sources.address import shown
 from job.data.survey import survey
 from job.errors import UserError
 from job.inference import export, plots
@@ -49,13 +50,13 @@ def evaluate(run: Path, config: EvaluateConfig, stop: Stop | None = None) -> dic
         own = _own_shards(trained)
         if data and not (manifest.exists(Path(data)) or manifest.unfinished(Path(data))):
             if config.evaluation.split:
-                raise UserError("--split", f"{data} is a source, not shards", "omit it, or prepare the source")
+                raise UserError("--split", f"{shown(data)} is a source, not shards", "omit it, or prepare the source")
             dataset = _from_source(data, Path(scratch), trained, config.reading, stop)
         elif data or own:
             dataset = _from_shards(Path(data or own or ""), config.evaluation.split or ("test" if data else "validation"), trained.classes)
         else:
             raise UserError("--data", f"the shards that {run} was trained on are not found", "name them, or another source")
-        what = f"{dataset.total:,} images of {data or own} ({dataset.split})"
+        what = f"{dataset.total:,} images of {shown(data) or own} ({dataset.split})"
         console.log(f"evaluating {what} by step {trained.step:,} of {run} ({trained.standing})")
         labels, logits, mistakes, compared = [], [], _Mistakes(), []
         with closing(dataset.items), console.progress("evaluating", dataset.total, "images") as bar:
@@ -68,7 +69,7 @@ def evaluate(run: Path, config: EvaluateConfig, stop: Stop | None = None) -> dic
                     compared.append((dataset.originals.pop(prediction.key), float(probability(prediction.logit))))
                 bar.advance()
     if not labels:
-        raise UserError(data, "none of its images decodes", "give JPEG, PNG or WebP files")
+        raise UserError(shown(data), "none of its images decodes", "give JPEG, PNG or WebP files")
     if compared and (run / export.NAME).exists():
         console.log("model.keras resizes the originals at once, without the stored JPEG between: " + export.apart(run, compared))
     mistakes.draw(run / "report" / f"mistakes-{dataset.split}.png", trained.classes, what)

@@ -12,7 +12,8 @@ from typing import Any
 
 from job.config.schema import PredictConfig
 from job.console import console
-from job.data.sources import Listing, open_source
+from job.data.sources import Listing, is_remote, open_source
+from job.data.sources.address import last_part, shown
 from job.errors import UserError
 from job.inference.trained import Item, Prediction, Trained
 from job.metrics import probability
@@ -54,7 +55,7 @@ def rows(run: Path, paths: Sequence[str], config: PredictConfig, stop: Stop | No
         sources = [(path, open_source(path, Path(scratch), stop, config.reading, labels=False)) for path in paths]
         total = sum(len(source.listing.entries) for _, source in sources)
         if not total:
-            raise UserError(" ".join(paths), "no image found", "give JPEG, PNG or WebP files")
+            raise UserError(" ".join(map(shown, paths)), "no image found", "give JPEG, PNG or WebP files")
 
         def items() -> Iterator[Item]:
             for path, source in sources:
@@ -74,13 +75,13 @@ def rows(run: Path, paths: Sequence[str], config: PredictConfig, stop: Stop | No
                 count += 1
                 yield _row(prediction, trained.classes)
     if not count:
-        raise UserError(" ".join(paths), "none of its images decodes", "give JPEG, PNG or WebP files")
+        raise UserError(" ".join(map(shown, paths)), "none of its images decodes", "give JPEG, PNG or WebP files")
 
 
 def _say(path: str, listing: Listing) -> None:
     """What of a source is not predicted, and why."""
     for line in (*listing.notes, *(f"skipped: {line}" for line in listing.skipped.lines())):
-        console.log(f"{path}: {line}")
+        console.log(f"{shown(path)}: {line}")
     for entry in listing.entries:
         if entry.fault:
             console.log(f"skipped: {_shown(path, entry.name)}: {entry.fault}")
@@ -94,8 +95,8 @@ def _row(prediction: Prediction, classes: tuple[str, str]) -> dict[str, Any]:
 
 def _shown(path: str, name: str) -> str:
     """An image's name as the user would say it."""
-    if Path(path).name == name or path.startswith(("kaggle:", "http")):
-        return path if Path(path).name == name else name
+    if last_part(path) == name or is_remote(path):
+        return shown(path) if last_part(path) == name else name
     return f"{path.rstrip('/')}/{name}"
 
 

@@ -20,7 +20,7 @@ from typing import IO, Any
 
 from job.config.schema import Config, Output, Prepare, PrepareConfig, Reading
 from job.console import console, counted, duration
-from job.data import audit, manifest, pixels, shards
+from job.data import audit, levels, manifest, pixels, shards
 from job.data.class_names import same_class
 from job.data.division import divide
 from job.data.layout import Wanted
@@ -36,6 +36,7 @@ from job.storage import local, lock
 
 SHARD_BYTES = 64_000_000
 TRAIN_SHARDS = 16  # at least, so that a dozen readers can share them
+_SINCE: dict[str, Any] = dict(classes=[], levels="full", path_column="", label_column="", zip_encoding="")  # as older ones were made
 _OURS = re.compile(r"(train|validation|test)-\d{5}-of-\d{5}\.(tfrecord|index\.npy)")
 
 
@@ -60,6 +61,7 @@ def prepare(sources: Sequence[str], config: PrepareConfig, stop: Stop | None = N
     """
     folder = Path(config.output.out).absolute()
     _check_given(sources)
+    levels.parse(config.prepare.levels)  # words the error, before anything is made
     stop = Stop() if stop is None else stop
     if not config.output.out:
         raise UserError("--out", "no folder given for the shards", "add --out DIR")
@@ -119,7 +121,7 @@ def prepared_shards(config: Config, folder: Path, stop: Stop, started: Path | No
             summary = records.read_summary(started)
             own = records.find_data(started, records.read_config(started), "" if summary is None else summary.fingerprint)
         if manifest.exists(own):
-            _compare(own, text)
+            _compare(own, text, config.reading)
             return own
     out = Path(cache) / f"shards-{key([text], config.prepare, config.reading)}" if cache else folder / records.DATA
     prepare(
@@ -139,7 +141,7 @@ def key(sources: Sequence[str], options: Prepare, reading: Reading) -> str:
 def _settings(sources: Sequence[str], prepare: Prepare, reading: Reading) -> dict[str, Any]:
     return dict(
         sources=_names(sources), side=prepare.side, val=prepare.val, test=prepare.test, positive=prepare.positive,
-        max_bad=prepare.max_bad, quality=pixels.QUALITY, contents=[contents(text) for text in sources], classes=[*prepare.classes],
+        max_bad=prepare.max_bad, quality=pixels.QUALITY, contents=[contents(text, reading) for text in sources], classes=[*prepare.classes],
         levels=prepare.levels,
         path_column=reading.path_column, label_column=reading.label_column, zip_encoding=reading.zip_encoding,
     )  # fmt: skip
@@ -180,14 +182,16 @@ def _finished(folder: Path, settings: dict[str, Any]) -> manifest.Manifest:
     found = manifest.read(folder)
     fix = "give another --out, or delete the folder"
     for name, value in settings.items():
-        before = found.settings.get(name, value)
+        before = found.settings.get(name, _SINCE.get(name, value))
         if name == "contents":
             for source, then, now in zip(settings["sources"], before, value, strict=True):
                 if now not in ("", then):
                     raise UserError(str(folder), f"{source} has changed since it was prepared here: {then}; now {now}", fix)
+        elif name == "positive" and same_class(value) == same_class(found.classes[1]):
+            continue  # it is the default, said aloud
         elif name == "sources" and [identity(source) for source in before] == value:
-            continue
-        elif before != value and not (name == "positive" and same_class(value) == same_class(found.classes[1])):
+            continue  # an address is kept without its secrets since
+        elif before != value:
             raise UserError(str(folder), f"holds a data set prepared with {name} = {before!r}, not {value!r}", fix)
     console.log(f"{folder} is already prepared")
     if (folder / ".work").exists():  # of a process that was killed when all was done
@@ -196,18 +200,18 @@ def _finished(folder: Path, settings: dict[str, Any]) -> manifest.Manifest:
     return found
 
 
-def _compare(own: Path, text: str) -> None:
+def _compare(own: Path, text: str, reading: Reading) -> None:
     """Say where `text` is no longer what a run's own shards were made of, and refuse what never was."""
     settings = manifest.read(own).settings
-    sources, then, now = [identity(source) for source in settings["sources"]], settings.get("contents"), contents(text)
-    if not is_remote(text) and not now and Path(text).name in [Path(source).name for source in sources]:
+    sources, then, now = [identity(source) for source in settings["sources"]], settings.get("contents"), contents(text, reading)
+    if not is_remote(text) and not now and last_part(text) in map(last_part, sources):
         console.log(f"warning: {text} is not found; the shards that were made of it are kept, in {own}")
     elif sources == _names([text]):
         if then is not None and then != [now]:
             console.log(f"warning: {text} has changed since it was prepared: {then[0]}; now {now}; resuming with the shards in {own}")
     elif is_remote(text) or then != [now]:
         raise UserError(
-            "--data", f"{text} is not what this was started with: {', '.join(sources)}", "remove it to resume, or give a new --out"
+            "--data", f"{shown(text)} is not what this was started with: {', '.join(sources)}", "remove it to resume, or give a new --out"
         )
 
 
@@ -236,6 +240,7 @@ class _Preparation:
     def __init__(self, sources: Sequence[str], config: PrepareConfig, folder: Path, work: Path, stop: Stop) -> None:
         self.texts, self.config, self.folder, self.work, self.stop = sources, config, folder, work, stop
         self.options, self.workers = config.prepare, config.work.workers or cores()
+        self.levels, self.dim = levels.parse(config.prepare.levels), 0
 
     def run(self, settings: dict[str, Any]) -> manifest.Manifest:
         started = time.monotonic()
@@ -261,6 +266,9 @@ class _Preparation:
         for name, split in written.items():
             counts = ", ".join(f"{n:,} {c}" for c, n in zip(classes, split.classes, strict=True))
             console.log(f"{name}: {split.records:,} ({counts}) in {counted(len(split.shards), 'shard')}")
+        if self.dim and self.levels == levels.FULL:
+            what = f"{counted(self.dim, 'image')} of 16 bits hold no value above 4,095 and are nearly black"
+            console.log(f"warning: {what}; --levels auto stretches them")
         if verdict.aside:
             console.log(f"excluded: {len(verdict.aside):,} images ({verdict.bad:,} cannot be read), listed in {report}")
         console.log(f"positive class: {classes[1]}; the data set is in {self.folder}")
@@ -271,24 +279,25 @@ class _Preparation:
         side, offset = self.options.side, 0
         wanted = {image.name: image for image in found.layout.images}
 
-        def examine(item: tuple[str, bytes]) -> tuple[str, str, bytes, str]:
+        def examine(item: tuple[str, bytes]) -> tuple[str, str, pixels.Stored, str]:
             name, data = item
             sha256 = hashlib.sha256(data).hexdigest()
             try:
-                return name, sha256, pixels.stored(data, side), ""
+                return name, sha256, pixels.store(data, side, self.levels), ""
             except pixels.Undecodable as error:
-                return name, sha256, b"", str(error)
+                return name, sha256, pixels.Stored(b"", dim=False), str(error)
 
         for image in found.layout.images:
             if image.fault:
                 yield _Spooled(audit.Examined(image.name, image.label, image.split, "", image.fault), 0, 0)
         with console.progress("reading", sum(not image.fault for image in wanted.values()), "images") as bar:
-            for name, sha256, jpeg, fault in in_order(examine, found.read(), self.workers):
+            for name, sha256, stored, fault in in_order(examine, found.read(), self.workers):
                 self.stop.check()
-                spool.write(jpeg)
+                spool.write(stored.jpeg)
+                self.dim += stored.dim
                 image = wanted[name]
-                yield _Spooled(audit.Examined(name, image.label, image.split, sha256, fault), offset, len(jpeg))
-                offset += len(jpeg)
+                yield _Spooled(audit.Examined(name, image.label, image.split, sha256, fault), offset, len(stored.jpeg))
+                offset += len(stored.jpeg)
                 bar.advance()
 
     def _check_bad(self, verdict: audit.AuditResult, total: int, report: Path) -> None:

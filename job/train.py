@@ -12,15 +12,18 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
 import time
 from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager, closing, suppress
+from dataclasses import fields
 from dataclasses import replace as replace_fields
 from pathlib import Path
 from typing import Any
 
 from job.config.options import replace
 from job.config.resolve import Resolved, recorded, resolve
-from job.config.schema import Config
+from job.config.schema import Config, Prepare, Reading
 from job.console import console
 from job.data import manifest
+from job.data.sources import is_remote
+from job.data.sources.address import canonical, identity
 from job.errors import UserError
 from job.machine import devices, memory
 from job.machine.devices import Devices
@@ -143,12 +146,15 @@ def _write_setup(folder: Path, config: Config, resolved: Resolved, chosen: Devic
 def _recorded(config: Config, data: Path, shards: manifest.Manifest) -> dict[str, Any]:
     """What `config.toml` says of folders and of how the data was prepared: absolute, and as it was."""
     named = config.source.data
-    if named and Path(named).exists():
+    if is_remote(named):
+        named = identity(canonical(named))  # without its secrets
+    elif named and Path(named).exists():
         named = str(Path(named).absolute())
     elif data != Path(config.output.out).absolute() / records.DATA:  # the shards were moved
         named = str(data)
     for flag, path in (("--out", config.output.out), ("--data", named)):
         if path.encode("utf-8", "replace").decode() != path:
             raise UserError(flag, f"the name {path!r} is not valid UTF-8, so config.toml cannot hold it", "rename that folder")
-    prepared = {name: shards.settings[name] for name in ("side", "val", "test", "positive", "max_bad")}
+    names = [field.name for section in (Prepare, Reading) for field in fields(section) if field.name in shards.settings]
+    prepared = {name: tuple(value) if isinstance(value := shards.settings[name], list) else value for name in names}
     return prepared | {"out": str(Path(config.output.out).absolute()), "data": named}

@@ -34,7 +34,7 @@ def visualize(run: Path, image: str, out: str) -> None:
         data = next(source.read())[1]
     trained = Trained(run)
     try:
-        jpeg = pixels.stored(data, trained.side)
+        jpeg = pixels.stored(data, trained.side, trained.levels)
     except pixels.Undecodable as error:
         raise UserError(image, str(error), "give another image") from None
     prediction = next(trained.predict([Item(image, -1, jpeg)]))

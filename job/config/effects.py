@@ -7,11 +7,11 @@ which several commands may share, it is named.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 from job.config.options import Knob, Request, knobs
-from job.config.schema import Config, Prepare, SweepConfig
+from job.config.schema import Config, SweepConfig
 from job.errors import UserError
 
 
@@ -84,19 +84,21 @@ def check_prepared(request: Request, settings: Mapping[str, Any], classes: tuple
         settings, classes: the manifest's.
         folder: where the shards are.
     """
-    done, named = {**settings, "positive": classes[1]}, []
-    own = {field.name for field in fields(Prepare)}
+    named = []
     for knob in knobs(type(request.config)):
-        if knob.table != "prepare" or knob.name not in request.given & own:
+        if knob.table not in ("prepare", "reading") or knob.name not in request.given:
             continue
-        if _value(request.config, knob) in (done[knob.name], settings[knob.name]):  # `--positive dog` found the folder dogs
+        asked = settings.get(knob.name, knob.field.default)
+        done = classes[1] if knob.name == "positive" else asked
+        value = _value(request.config, knob)
+        if (list(value) if isinstance(value, tuple) else value) in (done, asked):  # `--positive dog` found the folder dogs
             continue
         if knob.name in request.flags:
             raise UserError(
-                knob.flag, f"has no effect: {folder} is already prepared, with {done[knob.name]}",
+                knob.flag, f"has no effect: {folder} is already prepared, with {done or 'the default'}",
                 "remove it, or give the images themselves and a new --out",
             )  # fmt: skip
-        if _value(request.config, knob) != knob.field.default:
+        if value != knob.field.default:
             named.append(knob.name)
     return f"note: without effect here: {', '.join(named)} ({folder} is already prepared)" if named else ""
 

@@ -13,7 +13,7 @@ import numpy as np
 from job.config.options import replace
 from job.config.resolve import resolve
 from job.console import console
-from job.data import pixels
+from job.data import levels, pixels
 from job.errors import UserError
 from job.inference.forward import Inference
 from job.machine import devices, memory, strategy
@@ -66,6 +66,7 @@ class Trained:
         self.folder, self.standing = folder, records.standing(folder, summary)
         self.classes: tuple[str, str] = summary.classes
         self.size, self.side = self.config.model.size, self.config.prepare.side
+        self.levels = levels.parse(self.config.prepare.levels)
         self.workers = workers or devices.cores()
         distribution = strategy.build(gpus, 1)
         with distribution.scope():
@@ -98,7 +99,7 @@ class Trained:
         def store(image: tuple[str, bytes]) -> tuple[str, bytes, str]:
             name, data = image
             try:
-                return name, pixels.stored(data, self.side), ""
+                return name, pixels.stored(data, self.side, self.levels), ""
             except pixels.Undecodable as error:
                 return name, b"", str(error)
 

@@ -20,6 +20,7 @@ from job.config.resolve import Resolved
 from job.config.schema import Config
 from job.console import duration
 from job.data import manifest
+from job.data.sources import is_remote
 from job.errors import UserError
 from job.machine.devices import Devices, cores
 from job.metrics import Metrics
@@ -179,10 +180,11 @@ def find_data(folder: Path, config: Config | Resolved, fingerprint: str = "") ->
         The first place that holds that data set, else what `--data` names.
     """
     named, was = Path(config.source.data), Path(config.output.out)
-    places = [folder / DATA] if not config.source.data else [named.absolute(), folder / DATA]
-    if named.is_absolute() and was.is_absolute():
-        places.append(Path(os.path.normpath(folder.absolute() / os.path.relpath(named, was))))
-    places.append(folder.absolute().parent / named.name)
+    places = [folder / DATA]
+    if config.source.data and not is_remote(config.source.data):
+        places = [named.absolute(), folder / DATA, folder.absolute().parent / named.name]
+        if named.is_absolute() and was.is_absolute():
+            places.insert(2, Path(os.path.normpath(folder.absolute() / os.path.relpath(named, was))))
     there = [place for place in dict.fromkeys(places) if manifest.exists(place)]
     if not fingerprint:
         return there[0] if there else places[0]

@@ -154,7 +154,7 @@ def _refuse(text: str, first: bytes) -> None:
         raise UserError(text, "is a table of a kind that is not read", "save it as CSV")
 
 
-def contents(text: str) -> str:
+def contents(text: str, reading: Reading = AUTO) -> str:
     """What a source holds, in words that differ where files were added, removed or replaced.
 
     Names within the source, sizes and times of change count, of an archive its size and directory, not the bytes: those
@@ -164,7 +164,7 @@ def contents(text: str) -> str:
     if is_remote(text) or not Path(text).exists():
         return ""
     digest, count, total = hashlib.sha256(), 0, 0
-    for file in open_source(text, Path()).files():
+    for file in open_source(text, Path(), reading=reading, labels=False).files():
         try:
             size, state = file.stat().st_size, _state(file)
         except OSError:  # reading it will say what is wrong

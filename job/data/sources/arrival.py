@@ -23,7 +23,7 @@ from typing import IO, Any
 
 from job.console import console
 from job.data import signatures
-from job.data.pixels import EXTENSIONS
+from job.data.sources import names
 from job.data.sources.address import last_part, redacted, shown
 from job.errors import MachineError, UserError
 from job.shutdown import Stop
@@ -159,7 +159,7 @@ def _has_ending(name: str, first: bytes) -> bool:
         return name.lower().endswith(_ARCHIVES)
     if signatures.is_image(first):
         return name.lower().endswith(EXTENSIONS)
-    return name.lower().endswith((".csv", *_ARCHIVES, *EXTENSIONS))
+    return name.lower().endswith((".csv", *_ARCHIVES, *names.IMAGES))
 
 
 def _ending(first: bytes, answer: Answer) -> str:
