@@ -34,9 +34,6 @@ _NAME_BYTES = 150
 _RATIO, _RATIO_FROM = 200, 32 << 20  # what unpacks to more than this many times its size, where it is large, is made to fill the disk
 _DAMAGE = (zipfile.BadZipFile, tarfile.HeaderError, zlib.error, lzma.LZMAError, EOFError, ValueError, struct.error)
 
-_ARCHIVES = (
-    ".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tbz", ".tar.xz", ".txz", ".tar.zst", ".tzst", ".7z", ".rar",
-)  # fmt: skip
 _ARCHIVE_ENDINGS = {
     "zip": ".zip", "tar": ".tar", "gzip": ".tar.gz", "bzip2": ".tar.bz2", "xz": ".tar.xz", "zstd": ".tar.zst", "7z": ".7z", "rar": ".rar",
 }  # fmt: skip
@@ -76,10 +73,10 @@ def describe(headers: Any, url: str, where: str) -> Answer:
             where, f"the server packed it as {encoding[:40]!r}, which is not read", "download it with a browser and give the file"
         )
     validator = headers.get("ETag") or headers.get("Last-Modified") or ""
-    names = [value for key, value in headers.get_params([], "content-disposition") if key.lower() == "filename"]
-    names.sort(key=lambda value: isinstance(value, str))  # filename* first: filename is for old programs
+    given = [value for key, value in headers.get_params([], "content-disposition") if key.lower() == "filename"]
+    given.sort(key=lambda value: isinstance(value, str))  # filename* first: filename is for old programs
     return Answer(
-        "" if validator.startswith("W/") else validator, collapse_rfc2231_value(names[0]) if names else "", last_part(url),
+        "" if validator.startswith("W/") else validator, collapse_rfc2231_value(given[0]) if given else "", last_part(url),
         headers.get_content_type(), encoding.removeprefix("identity"),
     )  # fmt: skip
 
@@ -156,10 +153,10 @@ def _clean(text: str) -> str:
 def _has_ending(name: str, first: bytes) -> bool:
     """Whether a name's ending is of the sort of its content."""
     if signatures.archive_kind(first):
-        return name.lower().endswith(_ARCHIVES)
+        return name.lower().endswith(names.ARCHIVES + names.CLOSED_ARCHIVES)
     if signatures.is_image(first):
-        return name.lower().endswith(EXTENSIONS)
-    return name.lower().endswith((".csv", *_ARCHIVES, *names.IMAGES))
+        return name.lower().endswith(names.IMAGES)
+    return name.lower().endswith((".csv", *names.ARCHIVES, *names.CLOSED_ARCHIVES, *names.IMAGES))
 
 
 def _ending(first: bytes, answer: Answer) -> str:
@@ -178,7 +175,7 @@ def _check_kind(path: Path, first: bytes, name: str, url: str) -> None:
     start = text.lstrip("\ufeff \t\r\n")
     if signatures.is_page(first) or (start.startswith("<?xml") and "<html" in start.lower()):
         title = _title(path, url)
-        wanted = "an image" if name.lower().endswith(EXTENSIONS) else "an archive"
+        wanted = "an image" if name.lower().endswith(names.IMAGES) else "an archive"
         what = f"is a web page{f' ({title})' if title else ''}, not {wanted}"
         raise UserError(shown(url), what, "open it in a browser and copy the address of the download itself")
     if signatures.is_lfs_pointer(first) or signatures.is_annex_pointer(first):
