@@ -30,7 +30,7 @@ def prepare(request: Request, stop: Stop) -> Manifest | None:
     """Images become shards; None for a dry run, which makes none."""
     from job.prepare import look, prepare
 
-    if request.config.look.dry_run:
+    if request.config.run.dry_run:
         look(request.positional["source"], request.config, stop)
         return None
     with _no_empty_folder(Path(request.config.output.out)):

@@ -73,7 +73,7 @@ def train(
     folder = Path(config.output.out).absolute()
     given = resume.given_of(config) if given is None else given
     before = records.read_summary(folder)
-    if before is not None and before.status == "done" and not (config.run.show_augment or config.look.dry_run):
+    if before is not None and before.status == "done" and not (config.run.show_augment or config.run.dry_run):
         resume.merge(folder, config, given)  # what differs is refused
         console.log(f"{folder} is already finished: validation accuracy {before.accuracy:.4f}")
         return before
@@ -88,7 +88,7 @@ def train(
     devices.set_up(resolved, chosen)
     if config.run.show_augment:
         return show_augmented(resolved, data, shards)
-    if config.look.dry_run:
+    if config.run.dry_run:
         with closing(build(resolved, chosen, folder, data, shards, stop)) as run, _memory_guard(run):
             return plan(run)
     local.make_folder(folder)

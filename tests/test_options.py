@@ -362,6 +362,9 @@ def test_options_of_prepare_must_say_what_ready_shards_are(tmp_path: Path) -> No
         ("--test=0.2", "0.0"),
         ("--positive=cats", "dogs"),
         ("--max-bad=0.5", "0.01"),
+        ("--levels=auto", "full"),
+        ("--classes=cats,birds", "the default"),
+        ("--zip-encoding=gbk", "the default"),
     ):
         with pytest.raises(UserError) as caught:
             check(flag)

@@ -114,7 +114,7 @@ def _base(config: SweepConfig) -> tuple[Config, Path]:
     if config.sweep.first_rung > config.schedule.epochs:
         raise UserError("--first-rung", f"{config.sweep.first_rung} is more than --epochs {config.schedule.epochs}", "give at most that")
     for flag, given in (
-        ("--dry-run", config.look.dry_run),
+        ("--dry-run", config.run.dry_run),
         ("--show-augment", config.run.show_augment),
         ("--stop-after", config.schedule.stop_after),
     ):

@@ -95,7 +95,7 @@ def check_prepared(request: Request, settings: Mapping[str, Any], classes: tuple
             continue
         if knob.name in request.flags:
             raise UserError(
-                knob.flag, f"has no effect: {folder} is already prepared, with {done or 'the default'}",
+                knob.flag, f"has no effect: {folder} is already prepared, with {'the default' if done in ('', (), []) else done}",
                 "remove it, or give the images themselves and a new --out",
             )  # fmt: skip
         if value != knob.field.default:

@@ -179,19 +179,19 @@ class Output:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Run:
+class Look:
+    """A look before the work."""
+
+    dry_run: bool = option(False, "say what would be done, and exit (train runs three steps per training resolution for it)")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Run(Look):
     """Records, checkpoints, and looks before a run."""
 
     log_every: int = option(10, "steps between two records in metrics.jsonl", unit="steps", low=1)
     save_every: float = option(5.0, "longest time between two checkpoints", unit="minutes", above=0)
     show_augment: str = option("", "write a contact sheet of augmented images, and exit", metavar="FILE.png")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Look:
-    """A look before the work."""
-
-    dry_run: bool = option(False, "say what would be done, and exit (train runs three steps per training resolution for it)")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -209,7 +209,6 @@ class Config:
     machine: Machine = Machine()
     feed: Feed = Feed()
     work: Work = Work()
-    look: Look = Look()
     run: Run = Run()
     log: Log = Log()
 
@@ -247,7 +246,7 @@ class PrepareConfig:
     output: Output = Output()
     reading: Reading = Reading()
     prepare: Prepare = Prepare()
-    look: Look = Look()
+    run: Look = Look()
     work: Work = Work()
     log: Log = Log()
 
