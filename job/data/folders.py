@@ -124,14 +124,14 @@ class Folders:
             class_parts: for each image that has a class, the number of the folder that says so; None where none does.
 
         Raises:
-            UserError: a folder beside a split is neither a split nor a class, or has a split's word in its name.
+            UserError: an image without a split is in a folder beside a split, or in one that has a split's word in its name.
         """
         splits_in: dict[tuple[str, ...], set[str]] = defaultdict(set)
         for image, split_parts in enumerate(reading.split_parts):
             for k in split_parts:
                 splits_in[tuple(self._parts[image][:k])].add(self._parts[image][k])
         for image, class_part in class_parts.items():
-            parts = self._parts[image]
+            parts = [] if reading.splits[image] else self._parts[image]
             for k in range(self._common, len(parts)):
                 if k == class_part or k in reading.split_parts[image]:
                     continue

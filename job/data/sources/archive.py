@@ -81,7 +81,7 @@ class Archive(Walk):
     def __init__(self, path: Path, scratch: Path, zip_encoding: str = "") -> None:
         """`zip_encoding` is that of names which do not say theirs and are not UTF-8."""
         self.path, self.where = path, str(path)
-        self._scratch, self._encoding = scratch, zip_encoding
+        self._scratch, self._encoding = scratch, zip_names.known(zip_encoding)
 
     def files(self) -> list[Path]:
         return [self.path]
@@ -131,28 +131,48 @@ class Archive(Walk):
             for member in archive.infolist():
                 if member.is_dir():
                     continue
-                inner = zip_names.read(member, self._encoding, self.where).replace("\\", "/")  # some Windows programs write backslashes
+                opened = partial(archive.open, member)
+                encrypted = bool(member.flag_bits & 1)
+                try:
+                    inner = zip_names.of_zip(member, self._encoding).replace("\\", "/")  # some Windows programs write backslashes
+                except zip_names.Unreadable as error:
+                    inner = self._unread(error, None if encrypted else opened)
                 is_link = (member.external_attr >> 16) & 0o170000 == 0o120000
                 # bzip2 and LZMA unpack a whole piece at once, and a small one may unpack to megabytes
                 piece = 1 << 16 if member.compress_type in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) else 1 << 12
-                packed = _Packed(
-                    inner, partial(archive.open, member), member.file_size, member.compress_size, piece, is_link, bool(member.flag_bits & 1)
-                )
+                packed = _Packed(inner, opened, member.file_size, member.compress_size, piece, is_link, encrypted)
                 yield from self._opened(packed, prefix, (member.CRC, member.file_size))
 
     def _tar(self, file: Path | IO[bytes], prefix: str) -> Iterator[Member]:
         opened: dict[str, Any] = {"name": file} if isinstance(file, Path) else {"fileobj": file}
         if self._encoding:
-            opened["encoding"] = zip_names.known(self._encoding)
+            opened["encoding"] = self._encoding
         whole = file.stat().st_size if isinstance(file, Path) else os.fstat(file.fileno()).st_size
         with tarfile.open(mode="r:*", tarinfo=_Header, **opened) as archive:
             for member in archive:
                 if member.isdir():
                     continue
                 content = partial(cast("Callable[[tarfile.TarInfo], IO[bytes]]", archive.extractfile), member)
-                name = member.name.removeprefix("./")
+                try:
+                    name = zip_names.of_tar(member.name.removeprefix("./"))
+                except zip_names.Unreadable as error:
+                    name = self._unread(error, content if member.isfile() else None)
                 yield from self._opened(_Packed(name, content, member.size, whole, 1 << 16, not member.isfile(), False), prefix, None)
             self._check_end(archive)
+
+    def _unread(self, error: zip_names.Unreadable, opened: Callable[[], IO[bytes]] | None) -> str:
+        """A stand-in for a name that cannot be read, where it is not an image's."""
+        name = error.raw.decode("ascii", "replace")
+
+        def first() -> bytes:
+            if opened is None:
+                return b""
+            with opened() as file:
+                return file.read(signatures.FIRST)
+
+        if names.what(name, first) in (names.IMAGE, names.ARCHIVE, names.CLOSED):
+            raise error.explained(self.where, self._encoding)
+        return name
 
     def _opened(self, packed: _Packed, prefix: str, identity: Hashable) -> Iterator[Member]:
         """A member as it is, or what is in it where it is an archive itself."""

@@ -1,4 +1,4 @@
-"""The names in a zip, whatever code page they were written in: never letters that nobody wrote.
+"""The names in archives, whatever code page they were written in: never letters that nobody wrote.
 
 A zip says of each name whether it is UTF-8, and may give it a second time, in UTF-8. Where it does neither, a Mac
 wrote UTF-8 all the same, and Windows the code page of its user, which only the user knows.
@@ -6,7 +6,6 @@ wrote UTF-8 all the same, and Windows the code page of its user, which only the 
 
 from __future__ import annotations
 
-import codecs
 import struct
 import zipfile
 import zlib
@@ -19,11 +18,23 @@ _UNICODE_PATH = 0x7075  # the extra field
 _TRIED = ("gbk", "shift_jis", "euc_kr", "cp1251", "cp866", "cp850", "cp1252")
 
 
-def read(member: zipfile.ZipInfo, encoding: str, where: str) -> str:
-    """The name of a member.
+class Unreadable(ValueError):
+    """A name in a code page that the archive does not tell; `raw` are its bytes."""
+
+    def __init__(self, raw: bytes) -> None:
+        self.raw = raw
+
+    def explained(self, where: str, encoding: str) -> UserError:
+        if encoding:
+            return UserError("--zip-encoding", f"{encoding} does not fit the names in {where}", _proposals(self.raw))
+        return UserError(where, "the names in it are in a code page that it does not tell", _proposals(self.raw))
+
+
+def of_zip(member: zipfile.ZipInfo, encoding: str) -> str:
+    """The name of a zip's member.
 
     Raises:
-        UserError: it is not UTF-8 and `encoding` is empty or does not fit.
+        Unreadable: it is not UTF-8, and `encoding` is empty or does not fit.
     """
     if member.flag_bits & _UTF8:
         return member.filename
@@ -33,25 +44,33 @@ def read(member: zipfile.ZipInfo, encoding: str, where: str) -> str:
     given = _unicode_path(member.extra, raw)
     if given:
         return given
-    if encoding:
-        try:
-            return raw.decode(known(encoding))
-        except UnicodeDecodeError:
-            raise UserError("--zip-encoding", f"{encoding} does not fit the names in {where}", _proposals(raw)) from None
     try:
-        return raw.decode("utf-8")
+        return raw.decode(encoding or "utf-8")
     except UnicodeDecodeError:
-        raise UserError(where, "the names in it are in a code page that it does not tell", _proposals(raw)) from None
+        raise Unreadable(raw) from None
+
+
+def of_tar(name: str) -> str:
+    """The name of a tar's member, as tarfile read it.
+
+    Raises:
+        Unreadable: it is not in the encoding that it was read in.
+    """
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        raise Unreadable(name.encode("utf-8", "surrogateescape")) from None
+    return name
 
 
 def known(encoding: str) -> str:
-    """The encoding, if Python knows it.
+    """The encoding, if Python knows it, or none.
 
     Raises:
         UserError: it does not.
     """
     try:
-        codecs.lookup(encoding)
+        b"x".decode(encoding or "utf-8", "replace")
     except LookupError:
         raise UserError("--zip-encoding", f"{encoding!r} is not an encoding", "give one such as gbk, shift_jis or cp850") from None
     return encoding
@@ -76,5 +95,5 @@ def _proposals(raw: bytes) -> str:
             text = raw.decode(encoding)
             if text.isprintable() and text not in read_as.values():
                 read_as[encoding] = text
-    shown = ", ".join(f"{encoding} ({text})" for encoding, text in list(read_as.items())[:4])
+    shown = ", ".join(f"{encoding} ({text})" for encoding, text in read_as.items())
     return f"give the one that reads right with --zip-encoding: {shown}" if shown else "give their encoding with --zip-encoding"
