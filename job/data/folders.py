@@ -30,61 +30,70 @@ class Reading:
 
 
 class Folders:
-    """The folders of each image, numbered from the outermost; an archive counts as a folder of its name."""
+    """The folders of each image, numbered from the outermost; an archive counts as a folder of its name.
+
+    What is found out about folders is found out once for all images in the same one.
+    """
 
     def __init__(self, paths: Sequence[str], where: str, prefixed: bool, classes: frozenset[str]) -> None:
         """`classes` are names that are sure to be classes, also where they read like splits."""
         self.paths, self.where, self.count = paths, where, len(paths)
         self._classes = classes
-        self._parts = [_parts(path) for path in paths]
-        self._sources = [
-            {k for k, part in enumerate(path.split("/")[:-1]) if names.is_archive(part) or (prefixed and k == 0)} for path in paths
-        ]
-        self._common = _common(self._parts)
+        above = [path.rpartition("/")[0] for path in paths]
+        numbers = {folder: number for number, folder in enumerate(dict.fromkeys(above))}
+        self._places = [numbers[folder] for folder in above]
+        self._folders = [[names.stem(part) for part in folder.split("/")] if folder else [] for folder in numbers]
+        self._sources = [_sources(folder, prefixed) for folder in numbers]
+        self._common = _common(self._folders)
 
     def name(self, image: int, part: int) -> str:
-        return self._parts[image][part]
+        return self._parts(image)[part]
 
     def others(self, image: int, part: int) -> list[int]:
         """The folders of an image but one."""
-        return [k for k in range(len(self._parts[image])) if k != part]
+        return [k for k in range(len(self._parts(image))) if k != part]
 
-    def named_parts(self, reading: Reading, image: int, with_sources: bool) -> list[int]:
-        """The folders of an image that are no splits; without those that are sources if so wanted."""
-        splits, sources = reading.split_parts[image], self._sources[image]
-        return [k for k in range(len(self._parts[image])) if k not in splits and (with_sources or k not in sources)]
+    def named_parts(self, reading: Reading, with_sources: bool) -> list[list[int]]:
+        """For each image its folders that are no splits; without those that are sources if so wanted."""
+        known: dict[int, list[int]] = {}
+        for image, place in enumerate(self._places):
+            if place not in known:
+                left_out = {*reading.split_parts[image], *(() if with_sources else self._sources[place])}
+                known[place] = [k for k in range(len(self._folders[place])) if k not in left_out]
+        return [known[place] for place in self._places]
 
     def read(self, alone: bool) -> Reading | None:
         """Read the names of splits, the words `alone` or among others; None where an image would be in two splits."""
-        found = [self._split_parts(image, alone) for image in range(self.count)]
+        found = [self._split_parts(folder, alone) for folder in self._folders]
         if any(len(set(splits.values())) > 1 for splits in found):
             return None
         if not any(found):  # all images share their outer folders: these are a split if they say nothing else, or train
-            found = [self._split_parts(image, alone=True, common=True) for image in range(self.count)]
-            loose = [self._split_parts(image, alone=False, common=True) for image in range(self.count)]
+            found = [self._split_parts(folder, alone=True, common=True) for folder in self._folders]
+            loose = [self._split_parts(folder, alone=False, common=True) for folder in self._folders]
             if all(set(splits.values()) == {"train"} for splits in loose):
                 found = loose
             if any(len(set(splits.values())) > 1 for splits in found):
                 found = [{} for _ in found]
-        return Reading(
-            [next(iter(splits.values()), None) for splits in found],
-            [f"folder {self._parts[k][next(iter(splits))]}" if splits else "" for k, splits in enumerate(found)],
-            [tuple(splits) for splits in found],
-        )
+        splits = [next(iter(splits.values()), None) for splits in found]
+        said = [f"folder {folder[next(iter(splits))]}" if splits else "" for folder, splits in zip(self._folders, found, strict=True)]
+        parts = [tuple(splits) for splits in found]
+        return Reading([splits[k] for k in self._places], [said[k] for k in self._places], [parts[k] for k in self._places])
 
     def conflict(self, alone: bool) -> UserError:
         """The error for the first image that would be in two splits."""
-        for image in range(self.count):
-            splits = self._split_parts(image, alone)
+        for path, place in zip(self.paths, self._places, strict=True):
+            splits = self._split_parts(self._folders[place], alone)
             if len(set(splits.values())) > 1:
-                inner = self._parts[image][max(splits)]
-                what = f"{self.paths[image]} would be in two splits, {' and '.join(dict.fromkeys(splits.values()))}"
+                inner = self._folders[place][max(splits)]
+                what = f"{path} would be in two splits, {' and '.join(dict.fromkeys(splits.values()))}"
                 return UserError(self.where, what, f"rename a folder; if {inner} is a class, add --positive {inner}")
         raise AssertionError("no image is in two splits")
 
-    def _split_parts(self, image: int, alone: bool, common: bool = False) -> dict[int, str]:
+    def _parts(self, image: int) -> list[str]:
+        return self._folders[self._places[image]]
+
+    def _split_parts(self, parts: list[str], alone: bool, common: bool = False) -> dict[int, str]:
         """The folders of an image that are splits; those that all images share count only if `common`."""
-        parts = self._parts[image]
         found = {k: split for k, part in enumerate(parts) if (k >= self._common or common) and (split := split_of(part, alone))}
         innermost = len(parts) - 1
         if innermost in found and same_class(parts[innermost]) in self._classes:
@@ -101,7 +110,7 @@ class Folders:
         splits: list[str | None] = []
         said: list[str] = []
         for k, entry in enumerate(entries):
-            own = self._parts[k][0] if 0 in self._sources[k] else ""
+            own = self._parts(k)[0] if 0 in self._sources[self._places[k]] else ""
             if entry.split:
                 splits.append(split_of(entry.split))
                 said.append(origin)
@@ -129,9 +138,9 @@ class Folders:
         splits_in: dict[tuple[str, ...], set[str]] = defaultdict(set)
         for image, split_parts in enumerate(reading.split_parts):
             for k in split_parts:
-                splits_in[tuple(self._parts[image][:k])].add(self._parts[image][k])
+                splits_in[tuple(self._parts(image)[:k])].add(self._parts(image)[k])
         for image, class_part in class_parts.items():
-            parts = [] if reading.splits[image] else self._parts[image]
+            parts = [] if reading.splits[image] else self._parts(image)
             for k in range(self._common, len(parts)):
                 if k == class_part or k in reading.split_parts[image]:
                     continue
@@ -145,23 +154,16 @@ class Folders:
 
     def innermost_split(self) -> str:
         """A folder that is read as a split, and may be a class for all that one can see; empty if there is none."""
-        for image in range(self.count):
-            parts = self._parts[image]
-            if parts and split_of(parts[-1], alone=True) and len(parts) - 1 >= self._common:
-                return parts[-1]
-        return ""
+        inner = (folder[-1] for folder in self._folders if len(folder) > self._common)
+        return next((name for name in inner if split_of(name, alone=True)), "")
 
 
-def _parts(path: str) -> list[str]:
-    return [names.stem(part) for part in path.split("/")[:-1]]
+def _sources(folder: str, prefixed: bool) -> set[int]:
+    """Which parts of a path are sources: the archives, and the first where it is the name of one of several sources."""
+    return {k for k, part in enumerate(folder.split("/") if folder else ()) if names.is_archive(part) or (prefixed and k == 0)}
 
 
-def _sources(path: str, prefixed: bool) -> set[int]:
-    """Which folders of a path are sources: the archives, and the first where it is the name of one of several sources."""
-    return {k for k, part in enumerate(path.split("/")[:-1]) if names.is_archive(part) or (prefixed and k == 0)}
-
-
-def _common(parts: list[list[str]]) -> int:
+def _common(folders: list[list[str]]) -> int:
     """How many outer folders all images share."""
-    first, last = min(parts), max(parts)
+    first, last = min(folders), max(folders)
     return next((k for k, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last)))

@@ -176,7 +176,7 @@ def _from_names(folders: Folders, where: str, wanted: Wanted, tables: Sequence[s
 
 def _levels(folders: Folders, reading: Reading, with_sources: bool) -> Iterator[_Labels]:
     """The images labelled by each level of their folders."""
-    named = [folders.named_parts(reading, k, with_sources) for k in range(folders.count)]
+    named = folders.named_parts(reading, with_sources)
     depths = {len(parts) for parts in named}
     outer = range(min(max(depths), DEPTH))
     inner = range(-1, -min(max(depths), DEPTH) - 1, -1) if len(depths) > 1 else ()  # else each is one of the outer ones
@@ -239,8 +239,8 @@ def _by_pair(folders: Folders, reading: Reading, wanted: Wanted, where: str) -> 
     """The images below a folder of one of the two classes, at whatever depth."""
     pair = {same_class(name) for name in wanted.pair}
     parts: list[int | None] = []
-    for k in range(folders.count):
-        fit = [part for part in folders.named_parts(reading, k, True) if same_class(folders.name(k, part)) in pair]
+    for k, named in enumerate(folders.named_parts(reading, with_sources=True)):
+        fit = [part for part in named if same_class(folders.name(k, part)) in pair]
         if len({same_class(folders.name(k, part)) for part in fit}) > 1:
             raise UserError(where, f"{folders.paths[k]} is below both {' and '.join(wanted.pair)}", "move it, or give other --classes")
         parts.append(fit[-1] if fit else None)
@@ -281,8 +281,9 @@ def _below(folders: Folders, reading: Reading, found: _Labels) -> _Labels:
     """The names of folders that stand below both classes, at whatever depth: `archive/v1/cats` and `more/cats`."""
     below: list[list[int]] = []
     under: dict[str, set[str]] = {name: set() for name in found.found}
-    for k, (name, part) in enumerate(zip(found.same, found.parts, strict=True)):
-        below.append([at for at in folders.named_parts(reading, k, True) if part is not None and at > part])
+    for k, named in enumerate(folders.named_parts(reading, with_sources=True)):
+        name, part = found.same[k], found.parts[k]
+        below.append([at for at in named if part is not None and at > part])
         under.get(name or "", set()).update(same_class(folders.name(k, at)) for at in below[-1])
     shared = {name for name in set.intersection(*under.values()) if not is_no_class(name)}
     chosen = [next((at for at in parts if same_class(folders.name(k, at)) in shared), None) for k, parts in enumerate(below)]

@@ -21,7 +21,7 @@ from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import IO, Any, Self, cast
 
 from job.data import signatures
@@ -71,8 +71,8 @@ class _Packed:
 
     @property
     def leads_out(self) -> bool:
-        path = PurePosixPath(self.name.replace("\\", "/"))
-        return path.is_absolute() or ".." in path.parts or (bool(path.parts) and path.parts[0].endswith(":"))
+        parts = self.name.replace("\\", "/").split("/")
+        return parts[0] == "" or ".." in parts or parts[0].endswith(":")
 
 
 class Archive(Walk):
@@ -185,7 +185,8 @@ class Archive(Walk):
         elif packed.leads_out or packed.is_link:
             yield Member(name, bytes, bytes, special="a link or device in an archive")
         else:
-            yield Member(name, partial(self._first, packed, prefix), partial(self._content, packed, prefix), identity)
+            known = names.IMAGE if what == names.IMAGE else ""
+            yield Member(name, partial(self._first, packed, prefix), partial(self._content, packed, prefix, known), identity, special=known)
 
     def _first(self, packed: _Packed, prefix: str) -> bytes:
         if packed.is_encrypted:
@@ -193,9 +194,10 @@ class Archive(Walk):
         with self._explained(prefix), packed.open() as file:
             return file.read(signatures.FIRST)
 
-    def _content(self, packed: _Packed, prefix: str) -> bytes:
+    def _content(self, packed: _Packed, prefix: str, known: str) -> bytes:
         with self._explained(prefix):
-            self._check(packed)
+            if not known:  # it was no image to judge by its name, and was not checked for one
+                self._check(packed)
             with packed.open() as file:
                 content = b"".join(iter(partial(file.read, packed.piece), b""))
             if len(content) != packed.size:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
+from functools import lru_cache
 
 from job.data import signatures
 
@@ -36,12 +37,16 @@ _SHARD = re.compile(r"(train|validation|test)-\d{5}-of-\d{5}\.(tfrecord|index\.n
 # What a file is to us; any other word is the reason why it is passed over, and empty means: without a word.
 IMAGE, ARCHIVE, CLOSED, TABLE = "image", "archive", "closed archive", "table"
 OTHER = "not an image"
+_UNSAID = "not to be told by its name"
+
+
+_STEM = re.compile(f"(.*?)(?:{'|'.join(re.escape(e) for e in sorted((*ARCHIVES, *TABLES), key=len, reverse=True))})", re.I | re.S)
 
 
 def stem(name: str) -> str:
     """The name of an archive or a table without its ending; any other name as it is."""
-    ending = max((e for e in (*ARCHIVES, *TABLES) if name.lower().endswith(e)), key=len, default="")
-    return name[: len(name) - len(ending)]
+    match = _STEM.fullmatch(name)
+    return match.group(1) if match else name
 
 
 def is_image(name: str) -> bool:
@@ -66,6 +71,16 @@ def what(name: str, first: Callable[[], bytes]) -> str:
         name: its path within the source.
         first: gives its first `signatures.FIRST` bytes; called only where the name does not say enough.
     """
+    said = _by_name(name)
+    if said != _UNSAID:
+        return said
+    if signatures.is_image(first()):
+        return IMAGE
+    return TABLE if name.lower().endswith(TABLES) else OTHER
+
+
+@lru_cache(maxsize=1 << 18)  # a name is asked about when it is listed and when it is read
+def _by_name(name: str) -> str:
     *folders, file = name.split("/")
     lower = file.lower()
     if any(map(is_system_folder, folders)) or lower in _SYSTEM_FILES or lower.startswith((".ds_store", "._")):
@@ -79,9 +94,7 @@ def what(name: str, first: Callable[[], bytes]) -> str:
     for kind, endings in ((IMAGE, IMAGES), (ARCHIVE, ARCHIVES), (CLOSED, CLOSED_ARCHIVES)):
         if lower.endswith(endings):
             return kind
-    if signatures.is_image(first()):
-        return IMAGE
-    return TABLE if lower.endswith(TABLES) else OTHER
+    return _UNSAID
 
 
 def our_folders(paths: Iterable[str]) -> list[str]:

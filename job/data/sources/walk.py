@@ -17,7 +17,7 @@ class Member:
     """A file met on the walk. Its content can be read until the walk goes on.
 
     `first` gives its first bytes, `content` all of them; `identity` is equal for equal contents where that can be told
-    without reading; `fault` says why it cannot be read, `special` what it is where it is no file of bytes.
+    without reading; `fault` says why it cannot be read, `special` what it is where the walk knows it already.
     """
 
     name: str
