@@ -50,6 +50,13 @@ def train(request: Request, stop: Stop) -> Summary:
         raise UserError("--out", "no run folder given", "add --out RUN")
     if (folder / SWEEP).exists():
         raise UserError(config.output.out, "is the folder of a sweep", "name another --out for the run")
+    if folder.is_dir() and not (folder / records.CONFIG).exists():
+        own = (records.DATA, records.LOG, "lost+found")
+        others = sorted(path.name for path in folder.iterdir() if not path.name.startswith(".") and path.name not in own)
+        if others:
+            raise UserError(
+                config.output.out, f"is not a run folder, and holds other files, such as {others[0]}", "name a new folder with --out"
+            )
     resumed = _resumed(request, folder)
     _note(effects.check(request, resumed))
     with _no_empty_folder(folder):

@@ -75,6 +75,7 @@ def prepare(sources: Sequence[str], config: PrepareConfig, stop: Stop | None = N
     with lock.only_writer(folder, _waiting(folder, stop) if wait else None):
         if manifest.exists(folder):  # another process was quicker
             return _finished(folder, settings)
+        _require_own(folder)
         _clear(folder)
         work = folder / ".work"
         local.make_folder(work)
@@ -204,7 +205,8 @@ def _compare(own: Path, text: str, reading: Reading) -> None:
     """Say where `text` is no longer what a run's own shards were made of, and refuse what never was."""
     settings = manifest.read(own).settings
     sources, then, now = [identity(source) for source in settings["sources"]], settings.get("contents"), contents(text, reading)
-    if not is_remote(text) and not now and last_part(text) in map(last_part, sources):
+    gone = not is_remote(text) and not now and not any(Path(source).exists() for source in sources)
+    if gone and last_part(text) in map(last_part, sources):
         console.log(f"warning: {text} is not found; the shards that were made of it are kept, in {own}")
     elif sources == _names([text]):
         if then is not None and then != [now]:
@@ -225,6 +227,14 @@ def _waiting(folder: Path, stop: Stop) -> Callable[[str], None]:
             console.log(f"waiting for {who} to prepare {folder}")
 
     return waiting
+
+
+def _require_own(folder: Path) -> None:
+    """Refuse a folder of other things: images in it would be hidden by the data set, a run would be mixed with it."""
+    own = ("report", "lost+found")
+    others = sorted(p.name for p in folder.iterdir() if not (p.name.startswith(".") or p.name in own or _OURS.fullmatch(p.name)))
+    if others:
+        raise UserError(str(folder), f"holds other files, such as {others[0]}", "name a new folder with --out")
 
 
 def _clear(folder: Path) -> None:

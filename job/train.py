@@ -33,7 +33,7 @@ from job.runs.records import Epoch, Summary
 from job.shutdown import Stop
 from job.storage import local, lock
 from job.training import reporter, resume
-from job.training.build import Run, build, restore
+from job.training.build import Run, build, require_same_data, restore
 from job.training.contact_sheet import show_augmented
 from job.training.exporter import export_best
 from job.training.loop import Loop
@@ -75,6 +75,8 @@ def train(
     before = records.read_summary(folder)
     if before is not None and before.status == "done" and not (config.run.show_augment or config.run.dry_run):
         resume.merge(folder, config, given)  # what differs is refused
+        if "data" in given and manifest.exists(Path(config.source.data)):
+            require_same_data(manifest.read(Path(config.source.data)), before.fingerprint, folder)
         console.log(f"{folder} is already finished: validation accuracy {before.accuracy:.4f}")
         return before
     config, data = resume.configuration(folder, config, given, before)
@@ -99,8 +101,8 @@ def train(
             manifest.verify(data, train_split.shards + validation_split.shards)
         stop.check()  # what has not begun needs no saving
         with closing(build(resolved, chosen, folder, data, shards, stop)) as run:
-            _write_setup(folder, config, resolved, chosen)
             state = restore(run, latest)
+            _write_setup(folder, config, resolved, chosen)  # what is refused changes nothing
             reporter.announce(run, latest)
             with closing(RunLog(folder, state.step, state.epoch)) as log:
                 if latest is not None:

@@ -254,6 +254,15 @@ def test_a_start_that_comes_to_nothing_leaves_no_folder_but_one_that_was_there(
     assert run.exists()
 
 
+def test_a_folder_of_other_things_is_no_run(here: Callable[..., Left], drawn: Path, tmp_path: Path) -> None:
+    pets = tmp_path / "pets"
+    shutil.copytree(drawn, pets)
+    done = here("train", "--data", pets, "--out", pets, *QUICK)
+    line = f"twofold: {pets}: is not a run folder, and holds other files, such as crosses; name a new folder with --out\n"
+    assert (done.returncode, done.stderr) == (2, line)
+    assert sorted(path.name for path in pets.iterdir()) == ["crosses", "rings"]
+
+
 def _unread(*arguments: object) -> int:
     """The exit code of a command in this process whose output is a pipe that nobody reads any more."""
     read, write = os.pipe()

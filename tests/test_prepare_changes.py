@@ -126,6 +126,8 @@ def test_a_started_run_keeps_its_shards_whatever_became_of_their_source(tmp_path
         return capsys.readouterr().out
 
     assert kept(pets) == ""
+    with pytest.raises(UserError, match=r"elsewhere/pets is not what this was started with: .*/pets; remove it to resume"):
+        kept(tmp_path / "elsewhere" / "pets")  # what it was made of is there still
     renamed = pets.rename(tmp_path / "animals")
     assert kept(renamed) == ""
     assert kept(pets) == f"warning: {pets} is not found; the shards that were made of it are kept, in {own}\n"

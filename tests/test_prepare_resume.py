@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import signal
 import subprocess
 import sys
@@ -106,11 +105,24 @@ def test_killed_and_started_again_gives_the_same_bytes(phase: str, drawn: Path, 
     assert bytes_of(out) == bytes_of(shards)
 
 
-def test_what_a_killed_prepare_with_other_settings_left_is_cleared_and_nothing_else(drawn: Path, shards: Path, tmp_path: Path) -> None:
+def test_what_a_killed_prepare_with_other_settings_left_is_cleared(drawn: Path, shards: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
     for name in ("train-00016-of-00017.tfrecord", "train-00016-of-00017.index.npy"):
         (out / name).write_bytes(b"left behind")
-    (out / "mine.tfrecord").write_bytes(b"the user's own")
     prepared(drawn, out)
-    assert bytes_of(out) == {**bytes_of(shards), "mine.tfrecord": hashlib.sha256(b"the user's own").hexdigest()}
+    assert bytes_of(out) == bytes_of(shards)
+
+
+def test_a_folder_of_other_things_is_refused_and_left_as_it_is(drawn: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    (out / "lost+found").mkdir(parents=True)
+    for name in ("train-00016-of-00017.tfrecord", "mine.tfrecord"):
+        (out / name).write_bytes(b"the user's own")
+    with pytest.raises(UserError) as caught:
+        prepared(drawn, out)
+    assert str(caught.value) == f"{out}: holds other files, such as mine.tfrecord; name a new folder with --out"
+    assert {path.name for path in out.iterdir() if path.is_file() and path.name != ".lock"} == {
+        "train-00016-of-00017.tfrecord",
+        "mine.tfrecord",
+    }

@@ -62,7 +62,7 @@ def notebook(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, drawn: Path) -> Ca
 def test_the_example_of_the_page_runs_as_in_a_notebook(notebook: Callable[[str], str], tmp_path: Path) -> None:
     handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
     text = notebook("")
-    assert "preparing 60 cats and 60 dogs" in text
+    assert "classes: 60 cats and 60 dogs" in text
     assert "epoch 2/2: loss" in text
     assert re.search(r"^done 0\.\d+ Metrics\(", text, re.MULTILINE)
     assert len(re.findall(r"^pets/cats/\S+ (cats|dogs) 0\.\d+$", text, re.MULTILINE)) == 60

@@ -207,7 +207,7 @@ def test_class_weights_do_not_shift_the_probabilities(drawn: Path, tmp_path: Pat
         (few / name).mkdir(parents=True)
     files = sorted(path for folder in drawn.iterdir() for path in folder.iterdir())
     for number, path in enumerate(files):
-        (few / ("b" if number % 8 == 0 else "a") / path.name).write_bytes(path.read_bytes())
+        (few / ("b" if number % 8 == 0 else "a") / f"{number}.png").write_bytes(path.read_bytes())
     prepare([str(few)], build(PrepareConfig, dict(out=str(tmp_path / "set"), val=0.3, side=40)))
     summary = train(small(tmp_path / "set", tmp_path / "run", epochs=1, smoothing=0.0, lr=1e-6))
     assert summary.validation is not None

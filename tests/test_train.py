@@ -142,7 +142,15 @@ def test_other_result_fields_are_refused_by_name_and_threads_may_change(shards: 
     assert "--precision changes from float32 to bfloat16" in capsys.readouterr().out
 
 
-def test_another_data_set_is_refused_on_resume(shards: Path, drawn: Path, tmp_path: Path) -> None:
+def test_a_run_without_a_checkpoint_may_begin_with_other_values(shards: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    with pytest.raises(UserError, match=r"step \d: the loss or its gradient is not finite .*; there is no checkpoint yet"):
+        train(small(shards, out, optimizer="sgd", lr=1e38, warmup=0.0))
+    assert train(small(shards, out, optimizer="sgd", lr=0.01, warmup=0.0, stop_after=1)).status == "stopped"
+    assert records.read_config(out).optimizer.lr == 0.01
+
+
+def test_another_data_set_is_refused_on_resume(shards: Path, run: Path, drawn: Path, tmp_path: Path) -> None:
     from job.config.options import build
     from job.config.schema import PrepareConfig
     from job.prepare import prepare
@@ -150,8 +158,11 @@ def test_another_data_set_is_refused_on_resume(shards: Path, drawn: Path, tmp_pa
     out = tmp_path / "run"
     train(small(shards, out, stop_after=1))
     prepare([str(drawn)], build(PrepareConfig, dict(out=str(tmp_path / "other"), val=0.4, side=40)))
-    with pytest.raises(UserError, match="--data: the data set is not the one"):
-        train(small(tmp_path / "other", out))
+    before = (out / records.CONFIG).read_text()
+    for started in (out, run):  # unfinished, and finished
+        with pytest.raises(UserError, match="--data: the data set is not the one"):
+            train(small(tmp_path / "other", started))
+    assert (out / records.CONFIG).read_text() == before
 
 
 def test_a_damaged_checkpoint_falls_back_and_never_to_a_fresh_start(shards: Path, run: Path, tmp_path: Path, capsys: Any) -> None:

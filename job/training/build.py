@@ -126,13 +126,18 @@ def restore(run: Run, latest: Checkpoint | None) -> State:
         if "stem/kernel" in run.network.frozen:
             _whiten(run)
         return State(fingerprint=run.shards.fingerprint, logit_shift=run.logit_shift)
-    if latest.state.fingerprint != run.shards.fingerprint:
-        raise UserError("--data", f"the data set is not the one that {run.folder} was trained on", "give that one, or start a new --out")
+    require_same_data(run.shards, latest.state.fingerprint, run.folder)
     try:
         run.step.load(latest.arrays)
     except ValueError as error:
         raise UserError(str(run.folder), str(error), "start in a new --out") from None
     return latest.state
+
+
+def require_same_data(shards: manifest.Manifest, fingerprint: str, folder: Path) -> None:
+    """Refuse another data set than the one that a run was trained on."""
+    if shards.fingerprint != fingerprint:
+        raise UserError("--data", f"the data set is not the one that {folder} was trained on", "give that one, or start a new --out")
 
 
 def _whiten(run: Run) -> None:

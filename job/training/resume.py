@@ -10,7 +10,8 @@ from job.config.schema import Config
 from job.console import console
 from job.data import manifest
 from job.errors import UserError
-from job.runs.records import CONFIG, DATA, Summary, find_data, read_config
+from job.runs import checkpoints
+from job.runs.records import CHECKPOINTS, CONFIG, DATA, Summary, find_data, read_config
 
 CHANGEABLE = ("precision", "replicas", "threads")  # they change bits, not what is computed
 
@@ -56,6 +57,7 @@ def merge(folder: Path, config: Config, given: Collection[str]) -> Config:
     """
     stored = leaves(read_config(folder))
     values = leaves(config)
+    begun = bool(checkpoints.steps(folder / CHECKPOINTS))  # else there is nothing that another value would spoil
     for knob in knobs(Config):
         name = knob.name
         if not knob.is_result:
@@ -63,12 +65,13 @@ def merge(folder: Path, config: Config, given: Collection[str]) -> Config:
                 values[name] = stored[name]
             continue
         if name in given and values[name] is not None and values[name] != stored[name]:
-            if name not in CHANGEABLE:
+            if name not in CHANGEABLE and begun:
                 raise UserError(
                     knob.flag, f"{_text(values[name])} differs from the run's {_text(stored[name])} in {folder}",
                     "leave it out to resume, or start a new --out",
                 )  # fmt: skip
-            console.log(f"{knob.flag} changes from {stored[name]} to {values[name]}: the bits will differ from now on")
+            if begun:
+                console.log(f"{knob.flag} changes from {stored[name]} to {values[name]}: the bits will differ from now on")
             continue
         values[name] = stored[name]
     merged: Config = build(Config, values)
