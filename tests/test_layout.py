@@ -159,6 +159,22 @@ def test_two_levels_that_could_be_the_classes_need_positive() -> None:
     assert _find(*names, positive="setA").classes == ("setB", "setA")
 
 
+def test_the_level_that_labels_nearly_all_images_holds_the_classes() -> None:
+    names = [f"{kind}/{k}.jpg" for kind in ("cats", "dogs") for k in range(20)]
+    names += [f"{folder}/{k}.jpg" for folder in ("cats/edited shots", "dogs/unedited") for k in range(3)]
+    assert _find(*names).classes == ("cats", "dogs")
+    assert _find(*names, "logo.jpg").others == ["logo.jpg"]
+    line = _refused(*names, *(f"misc{k}.jpg" for k in range(4)))
+    assert line.startswith("pets: the classes cannot be told: cat (23), dog (23) in the names of folders label 46 of 50 images")
+
+
+def test_two_names_for_one_division_are_a_question() -> None:
+    names = [f"{folder}/{k}.jpg" for folder in ("first/cats", "second/dogs") for k in range(3)]
+    line = "pets: the classes could be first and second or cats and dogs; name the two with --classes"
+    assert _refused(*names) == line
+    assert _find(*names, positive="cat").classes == ("dogs", "cats")
+
+
 def test_a_model_s_classes_are_matched_and_others_refused() -> None:
     model = ("cat", "dog")
     found = _find("Dogs/1.jpg", "Cats/1.jpg", classes=model)
