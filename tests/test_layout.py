@@ -165,7 +165,7 @@ def test_the_level_that_labels_nearly_all_images_holds_the_classes() -> None:
     assert _find(*names).classes == ("cats", "dogs")
     assert _find(*names, "logo.jpg").others == ["logo.jpg"]
     line = _refused(*names, *(f"misc{k}.jpg" for k in range(4)))
-    assert line.startswith("pets: the classes cannot be told: cat (23), dog (23) in the names of folders label 46 of 50 images")
+    assert line.startswith("pets: the classes cannot be told: cats (23), dogs (23) in the names of folders label 46 of 50 images")
 
 
 def test_two_names_for_one_division_are_a_question() -> None:

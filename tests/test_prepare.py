@@ -104,7 +104,8 @@ def test_bad_files_are_listed_and_too_many_refused(tmp_path: Path, capsys: pytes
     with pytest.raises(SystemExit) as left:
         main(argv)
     assert left.value.code == 2
-    line = "lists 2 of 22 images that cannot be read, more than --max-bad 0.01; fix or delete them, or give --max-bad 0.091"
+    what = "lists 2 of 22 images that cannot be read (it is a web page, not an image)"
+    line = f"{what}, more than --max-bad 0.01; fix or delete them, or give --max-bad 0.091"
     assert capsys.readouterr().err == f"twofold: {out}/report/set-aside.csv: {line}\n"
     assert _aside(out).keys() == {"cats/bad.jpg", "dogs/phone.heic"}
     assert not manifest.exists(out)

@@ -116,7 +116,7 @@ def test_links_to_nothing_have_a_fault_and_pipes_are_skipped(tmp_path: Path, scr
     ]
     assert source.listing.skipped.lines() == [
         "1 file (a pipe, socket or device), such as d.jpg",
-        "1 file (not an image), such as readme",
+        "1 file (a broken link), such as readme",
     ]
     assert list(source.read()) == [("a.jpg", b"a")]
 
@@ -261,7 +261,8 @@ def test_damage_within_a_nested_archive_names_it(tmp_path: Path, scratch: Path) 
 @pytest.mark.parametrize("name", ["a.zip", "a.tar", "a.tar.gz"])
 @pytest.mark.parametrize("content", [b"", b"<html>sign in</html>"])
 def test_what_only_calls_itself_an_archive(name: str, content: bytes, tmp_path: Path, scratch: Path) -> None:
-    assert "the archive is corrupt (" in _refused(_put(tmp_path / name, content), scratch)
+    line = "the file is not an archive, whatever its name says; rename it, or download it again"
+    assert _refused(_put(tmp_path / name, content), scratch) == f"{tmp_path}/{name}: {line}"
 
 
 @pytest.mark.parametrize(("name", "pack"), [("a.zip", _zip), ("a.tar", _tar), ("a.tar.gz", _tar_gz)])

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,22 +30,31 @@ class Examined:
 
 @dataclass(frozen=True)
 class AuditResult:
-    """`kept` images, and (key, reason) of those excluded (`aside`); `bad` counts those that cannot be decoded."""
+    """`kept` images, and (key, reason) of those excluded (`aside`); `faults` are the reasons of those that cannot be read."""
 
     kept: list[Examined]
     aside: list[tuple[str, str]]
-    bad: int
+    faults: list[str]
+
+    @property
+    def bad(self) -> int:
+        """How many cannot be read."""
+        return len(self.faults)
+
+    def commonest(self) -> str:
+        """Why most of them cannot be read."""
+        return Counter(self.faults).most_common(1)[0][0]
 
 
 def audit(images: Iterable[Examined]) -> AuditResult:
     """Exclude what cannot be decoded, the copies of an image, and images that stand under both labels."""
     kept: list[Examined] = []
     aside: list[tuple[str, str]] = []
-    bad = 0
+    faults: list[str] = []
     same: dict[str, list[Examined]] = defaultdict(list)
     for image in images:
         if image.fault:
-            bad += 1
+            faults.append(image.fault)
             aside.append((image.key, image.fault))
         else:
             same[image.sha256].append(image)
@@ -58,7 +67,7 @@ def audit(images: Iterable[Examined]) -> AuditResult:
             continue
         kept.append(first)
         aside += [(p.key, f"a copy of {first.key}") for p in copies[1:]]
-    return AuditResult(kept, sorted(aside), bad)
+    return AuditResult(kept, sorted(aside), faults)
 
 
 def write_report(folder: Path, aside: Iterable[tuple[str, str]]) -> Path:

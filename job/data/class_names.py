@@ -14,12 +14,20 @@ _NOTHING = frozenset((  # what cameras, scanners and programs call files, and wh
     "img", "imgs", "image", "images", "dsc", "dscn", "dscf", "dsci", "pxl", "photo", "photos", "pic", "pics", "pict", "picture",
     "pictures", "frame", "frames", "scan", "scans", "mvi", "vid", "video", "gopr", "dji", "cimg", "whatsapp", "screenshot", "capture",
     "snapshot", "untitled", "unnamed", "file", "files", "download", "downloads", "upload", "uploads", "data", "dataset", "datasets",
-    "folder", "part", "parts", "batch", "camera", "dcim", "edited", "copy", "of", "jpg", "jpeg", "png", "dir",
+    "folder", "part", "parts", "batch", "camera", "dcim", "edited", "copy", "of", "jpg", "jpeg", "jpegimages", "png", "dir", "raw",
+    "fb", "snapchat", "received", "viber", "th", "maxresdefault", "istockphoto", "gettyimages", "shutterstock", "sam", "kif", "hpim",
+    "epsn", "scn", "foto", "fotos", "bild", "bilder", "imagen", "imagem", "immagine", "unsorted", "misc", "other", "others", "extra",
+    "new", "more", "full", "size", "px", "original", "originals", "resized", "cropped",
 ))  # fmt: skip
-_CAMERA_FOLDER = re.compile(r"\d{3}[A-Z_]{5}", re.IGNORECASE)  # `100CANON`, `101APPLE`, as cameras number them
+_CAMERA_FOLDER = re.compile(r"\d{3}[A-Z0-9_]{5}", re.IGNORECASE)  # `100CANON`, `101APPLE`, as cameras number them
 
 
 _LETTER = re.compile("[a-z]")
+_LONE_LETTER = re.compile(r"(?<=[\W_])[a-z](?![^\W_])")
+_TIME = re.compile(
+    r"(?<![^\W\d_])(jan(uary)?|feb(ruary)?|mar(ch)?|apr(il)?|may|june?|july?|aug(ust)?|sept?(ember)?|oct(ober)?|nov(ember)?|dec(ember)?"
+    r"|mon(day)?|tue(sday)?|wed(nesday)?|thu(rsday)?|fri(day)?|sat(urday)?|sun(day)?)(?![^\W\d_])"
+)
 _CAMERA_FILE = re.compile(r"_?[A-Z]{1,6}[_-]?\d{4,}")  # `_MG_0001`, `IMGP1234`, `P1010001`
 
 
@@ -39,6 +47,8 @@ def is_no_class(name: str) -> bool:
     if digits.isdigit():
         return len(digits) > 2  # 0 and 1 are classes in many a data set
     words = re.findall(r"[^\W\d_]+", name.lower())
+    if words and all(word in ("x", "px") for word in words):
+        return any(letter.isdigit() for letter in name)  # `64x64`, `400X`, `224px`
     return any(word in _NOTHING for word in words) and all(word in _NOTHING or _LETTER.fullmatch(word) for word in words)
 
 
@@ -60,10 +70,28 @@ def is_camera_file(file: str) -> bool:
     return _CAMERA_FILE.match(file) is not None
 
 
-_KINDS = frozenset(("class", "label", "category", "type", "kind", "grade", "group", "species", "stage", "level", "label class", ""))
+_KINDS = frozenset(("class", "label", "category", "type", "kind", "grade", "group", "species", "stage", "level"))
 
 
 def only_numbered(found: Iterable[str]) -> bool:
-    """Whether names differ by a number alone, as parts of one thing do: `pets-20240101T120000Z-001` and `pets-...-002`."""
-    bases = {re.sub(r"[\W_]*\(?\d+\)?$", "", name) for name in found}
-    return len(bases) == 1 and re.sub(r"[\W_]+", " ", next(iter(bases))).strip() not in _KINDS
+    """Whether names differ by numbers, dates or letters for numbers alone, as parts of one thing do: `pets-001`, `Part 1 of 2`, `set_b`."""
+    bases = {_LONE_LETTER.sub(" ", _TIME.sub(" ", re.sub(r"\d+", " ", name.casefold()))) for name in found}
+    bases = {" ".join(re.findall(r"[^\W_]+", base)) for base in bases}
+    base = next(iter(bases))
+    return len(bases) == 1 and (base not in _KINDS if base else not all(re.fullmatch(r"\d{1,2}|[a-z]", name.casefold()) for name in found))
+
+
+def same_letters(found: Iterable[str]) -> bool:
+    """Whether names are one name with other signs between its words: `hot dog` and `hot_dog`."""
+    return len({re.sub(r"[\W_]+", "", name.casefold()) for name in found}) == 1
+
+
+_ABOUT_IMAGES = re.compile(
+    r"(?<![^\W_])(masks?|annotations?|ground ?truths?|gt|trimaps?|segmentations?|segmentationclass|overlays?|heatmaps?|gtfine)(?![^\W_])"
+)
+
+
+@lru_cache(maxsize=65536)
+def is_about_images(name: str) -> bool:
+    """Whether a folder's name says that it holds masks or the like, which are no photographs."""
+    return _ABOUT_IMAGES.search(re.sub(r"[\W_]+", " ", name.lower())) is not None

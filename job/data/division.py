@@ -60,7 +60,7 @@ def cut(places: Sequence[float], val: float, test: float) -> tuple[int, int]:
     count = len(places)
     slack = max(1.0, TOLERANCE * count)
     first = _near(sum(at < val for at in places), val * count, slack, int(val > 0))
-    first = min(first, count - 1 - max(int(test > 0), math.ceil(test * count - slack)))
+    first = max(int(val > 0), min(first, count - 1 - max(int(test > 0), math.ceil(test * count - slack))))
     tested = _near(sum(at >= 1 - test for at in places), test * count, slack, int(test > 0))
     both = _near(first + tested, (val + test) * count, slack, first + (test > 0)) if test else first
     return first, count - min(both - first, count - 1 - first)

@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from job.data.class_names import same_class
+from job.data.class_names import is_about_images, same_class
 from job.data.sources import Entry, names
 from job.data.splits import mentions, split_of
 from job.errors import UserError
@@ -46,12 +46,17 @@ class Folders:
         self._sources = [_sources(folder, prefixed) for folder in numbers]
         self._common = _common(self._folders)
 
+    @property
+    def common(self) -> int:
+        """How many outer folders all images share."""
+        return self._common
+
     def name(self, image: int, part: int) -> str:
         return self._parts(image)[part]
 
     def others(self, image: int, part: int) -> list[int]:
-        """The folders of an image but one."""
-        return [k for k in range(len(self._parts(image))) if k != part]
+        """The folders of an image but one, and but those that all images share."""
+        return [k for k in range(self._common, len(self._parts(image))) if k != part]
 
     def named_parts(self, reading: Reading, with_sources: bool) -> list[list[int]]:
         """For each image its folders that are no splits; without those that are sources if so wanted."""
@@ -67,6 +72,10 @@ class Folders:
         found = [self._split_parts(folder, alone) for folder in self._folders]
         if any(len(set(splits.values())) > 1 for splits in found):
             return None
+        if len({split for splits in found for split in splits.values()}) == 1 and found != [
+            self._split_parts(folder, alone=True) for folder in self._folders
+        ]:
+            return None  # `test_tube` alone is no split; beside `train` it would be one
         if not any(found):  # all images share their outer folders: these are a split if they say nothing else, or train
             found = [self._split_parts(folder, alone=True, common=True) for folder in self._folders]
             loose = [self._split_parts(folder, alone=False, common=True) for folder in self._folders]
@@ -95,9 +104,9 @@ class Folders:
     def _split_parts(self, parts: list[str], alone: bool, common: bool = False) -> dict[int, str]:
         """The folders of an image that are splits; those that all images share count only if `common`."""
         found = {k: split for k, part in enumerate(parts) if (k >= self._common or common) and (split := split_of(part, alone))}
-        innermost = len(parts) - 1
-        if innermost in found and same_class(parts[innermost]) in self._classes:
-            del found[innermost]
+        named = [k for k, part in enumerate(parts) if same_class(part) in self._classes]
+        if named and (named[-1] == len(parts) - 1 or len(self._classes) > 1):  # the innermost is a class, others above it are splits
+            found.pop(named[-1], None)
         return found
 
     def with_splits_of(self, entries: Sequence[Entry], origin: str) -> Reading:
@@ -127,22 +136,26 @@ class Folders:
         return Reading(splits, said, [() for _ in entries])
 
     def check(self, reading: Reading, class_parts: Mapping[int, int | None]) -> None:
-        """Refuse folders that may be splits and cannot be read as one.
+        """Refuse folders that may be splits and cannot be read as one, and those of masks.
 
         Args:
             class_parts: for each image that has a class, the number of the folder that says so; None where none does.
 
         Raises:
-            UserError: an image without a split is in a folder beside a split, or in one that has a split's word in its name.
+            UserError: an image is in a folder of masks; an image without a split is in a folder beside a split, or in one
+                that has a split's word in its name.
         """
         splits_in: dict[tuple[str, ...], set[str]] = defaultdict(set)
         for image, split_parts in enumerate(reading.split_parts):
             for k in split_parts:
                 splits_in[tuple(self._parts(image)[:k])].add(self._parts(image)[k])
         for image, class_part in class_parts.items():
-            parts = [] if reading.splits[image] else self._parts(image)
+            parts = self._parts(image)
             for k in range(self._common, len(parts)):
-                if k == class_part or k in reading.split_parts[image]:
+                if k != class_part and is_about_images(parts[k]):
+                    what = f"the folder {parts[k]} does not look like one of photographs ({self.paths[image]})"
+                    raise UserError(self.where, what, "move it away, or rename it if it is one")
+                if k == class_part or k in reading.split_parts[image] or reading.splits[image]:
                     continue
                 beside = sorted(splits_in.get(tuple(parts[:k]), ()))
                 if beside:
@@ -151,6 +164,15 @@ class Folders:
                 if mentions(parts[k]):
                     what = f"the folder {parts[k]} looks like a split and cannot be read as one"
                     raise UserError(self.where, what, "rename it to train, validation or test, or to something else")
+
+    def others_said(self, reading: Reading, class_parts: Mapping[int, int | None]) -> str:
+        """The folders that mean neither a class nor a split, with their counts of images; empty where there are none."""
+        counts: Counter[str] = Counter()
+        for image, class_part in class_parts.items():
+            left = {class_part, *reading.split_parts[image]}
+            counts.update({part for k, part in enumerate(self._parts(image)) if k >= self._common and k not in left})
+        shown = ", ".join(f"{name} ({count:,})" for name, count in counts.most_common(6))
+        return shown + (", ..." if len(counts) > 6 else "")
 
     def innermost_split(self) -> str:
         """A folder that is read as a split, and may be a class for all that one can see; empty if there is none."""

@@ -6,18 +6,20 @@ outside unlabelled test images. File names (`cat.0.jpg`) count where no level of
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from job.data.class_names import in_file_name, is_camera_file, is_no_class, only_numbered, same_class
+from job.data.class_names import in_file_name, is_camera_file, is_no_class, only_numbered, same_class, same_letters
 from job.data.folders import Folders, Reading
 from job.data.sources import Entry
-from job.data.splits import mentions
+from job.data.splits import mentions, split_of
 from job.errors import UserError
 
 NEARLY_ALL = 0.95  # of the images, or all but one, must have a class
-DEPTH = 8  # levels of folders that are looked at, from the outermost and from the innermost
+_FIRST_WORD = re.compile(r"[^\W\d_]+")
+DEPTH = 16  # levels of folders that are looked at, from the outermost and from the innermost
 SOURCE = "the source"
 
 
@@ -38,7 +40,8 @@ class Labelled:
 class Layout:
     """`classes` are [negative, positive]; `origin` says where they were read, and `splits` the same of each split.
 
-    `unlabelled` are the images of a test split without classes, `others` those of no class or of a third.
+    `unlabelled` are the images of a test split without classes, `others` those of no class or of a third; `folders` are
+    those that mean neither, in words.
     """
 
     classes: tuple[str, str]
@@ -47,6 +50,7 @@ class Layout:
     others: list[str] = field(default_factory=list)
     origin: str = ""
     splits: dict[str, str] = field(default_factory=dict)
+    folders: str = ""
 
 
 @dataclass(frozen=True)
@@ -76,11 +80,16 @@ class _Labels:
         test = [k for k, split in enumerate(splits) if split == "test"]
         rest = [k for k, split in enumerate(splits) if split != "test"]
         outside = {self.same[k] for k in rest} - {None}
-        labelled_test = not rest or any(self.same[k] in outside for k in test)
+        labelled_test = not rest or any(self.same[k] in outside for k in test) or len({self.same[k] for k in test} - {None}) > 1
         self.unlabelled = [] if labelled_test else test
         self.counted = [*rest, *(test if labelled_test else ())]
         self.found = Counter(name for k in self.counted if (name := self.same[k]))
         self.missing = [k for k in self.counted if self.same[k] is None]
+
+    @property
+    def left_out(self) -> int:
+        """How many images have no class."""
+        return len(self.missing) + len(self.unlabelled)
 
     @property
     def covers(self) -> bool:
@@ -138,11 +147,24 @@ def find(
     left_out = {*found.unlabelled, *found.missing}
     numbers = {same_class(name): number for number, name in enumerate(pair)}
     chosen = [k for k in range(len(entries)) if k not in left_out]
+    other_folders = ""
     if not any(entry.label for entry in entries):
-        folders.check(reading, {k: found.parts[k] for k in chosen})
+        class_parts = {k: found.parts[k] for k in chosen}
+        folders.check(reading, class_parts)
+        other_folders = folders.others_said(reading, class_parts)
+        _check_validation(folders, reading, found, where)
     images = [Labelled(entries[k].name, numbers[found.same[k] or ""], reading.splits[k], entries[k].fault) for k in chosen]
     unlabelled, others = ([entries[k].name for k in those] for those in (found.unlabelled, found.missing))
-    return Layout(pair, images, unlabelled, others, found.origin, reading.said())
+    return Layout(pair, images, unlabelled, others, found.origin, reading.said(), other_folders)
+
+
+def _check_validation(folders: Folders, reading: Reading, found: _Labels, where: str) -> None:
+    """Refuse a validation split without classes: it may be a class called so."""
+    without = [k for k in found.missing if reading.splits[k] == "validation"]
+    if without and not any(split == "validation" and name for split, name in zip(reading.splits, found.same, strict=True)):
+        folder = reading.names[without[0]].removeprefix("folder ")
+        what = f"the split validation ({reading.names[without[0]]}) holds {len(without):,} images without a class"
+        raise UserError(where, what, f"if it is a class, add --positive {folder}; else sort them into class folders, or move it away")
 
 
 def _of_pair(name: str | None, wanted: Wanted) -> str | None:
@@ -160,18 +182,26 @@ def _from_names(folders: Folders, where: str, wanted: Wanted, tables: Sequence[s
         if found is not None:
             if not wanted.named:
                 _check_rivals(folders, reading, found, where)
+            _check_file_splits(folders, where)
+            if wanted.model and (named := _by_file_name(folders, reading, wanted, where)) and named.covers and _differ(found, named):
+                raise UserError(where, "its folders and its files are named after different classes", "sort them by one of the two")
             return found, reading
-        found = _by_file_name(folders, reading, wanted)
+        found = _by_file_name(folders, reading, wanted, where)
         if found is not None:
             return found, reading
     if not readings:
         raise folders.conflict(alone=True)
     closest = _closest(folders, readings[0], wanted)
     if len(closest.found) == 2 and not wanted.model and not wanted.pair:
-        names = ", ".join(f"{name} ({count:,})" for name, count in sorted(closest.found.items()))
+        spelling = closest.spelling()
+        names = ", ".join(f"{spelling[name]} ({count:,})" for name, count in sorted(closest.found.items()))
         what = f"the classes cannot be told: {names} in {closest.origin} label {len(closest.counted) - len(closest.missing):,} of "
         raise UserError(where, f"{what}{len(closest.counted):,} images, or do not look like classes", "name the two with --classes")
     return closest, readings[0]
+
+
+def _differ(some: _Labels, others: _Labels) -> bool:
+    return any(a and b and a != b for a, b in zip(some.same, others.same, strict=True))
 
 
 def _levels(folders: Folders, reading: Reading, with_sources: bool) -> Iterator[_Labels]:
@@ -181,7 +211,8 @@ def _levels(folders: Folders, reading: Reading, with_sources: bool) -> Iterator[
     outer = range(min(max(depths), DEPTH))
     inner = range(-1, -min(max(depths), DEPTH) - 1, -1) if len(depths) > 1 else ()  # else each is one of the outer ones
     for level in (*outer, *inner):
-        parts = [parts[level] if -len(parts) <= level < len(parts) else None for parts in named]
+        least = folders.common if level < 0 else 0  # from the innermost, a folder that all images share is no level of its own
+        parts = [at if -len(parts) <= level < len(parts) and (at := parts[level]) >= least else None for parts in named]
         classes = [None if part is None else folders.name(k, part) for k, part in enumerate(parts)]
         yield _Labels(classes, reading.splits, "the names of folders", parts)
 
@@ -202,11 +233,11 @@ def _serves(labels: _Labels, folders: Folders, wanted: Wanted) -> bool:
     if not labels.covers:
         return False
     if wanted.model is not None:
-        return set(labels.found) <= {same_class(name) for name in wanted.model}
+        return set(labels.found) <= {same_class(name) for name in wanted.model} and _is_one_level(labels, folders)
     if len(labels.found) != 2:
         return False
     if not wanted.named & set(labels.found) and (
-        only_numbered(labels.found) or any(map(is_no_class, labels.found)) or all(map(mentions, labels.found))
+        only_numbered(labels.found) or same_letters(labels.found) or any(map(is_no_class, labels.found)) or all(map(mentions, labels.found))
     ):
         return False
     return _is_one_level(labels, folders)
@@ -224,12 +255,13 @@ def _is_one_level(labels: _Labels, folders: Folders) -> bool:
 
 def _choose(fit: list[_Labels], where: str, wanted: Wanted) -> _Labels:
     """The level that labels most; one that divides the images otherwise, or as well under other names, is a question."""
-    best = min(fit, key=lambda labels: len(labels.missing))
+    best = min(fit, key=lambda labels: (-len(labels.found), labels.left_out))
     for other in fit:
-        if other.same == best.same or wanted.model is not None:
+        if other.same == best.same or len(other.found) < len(best.found):
             continue
         both = Counter((a, b) for a, b in zip(best.same, other.same, strict=True) if a and b)
-        if len(both) > 2 or len(other.missing) == len(best.missing):
+        differ = any(a != b for a, b in both) if wanted.model else len(both) > 2 or other.left_out == best.left_out
+        if differ:
             choices = " or ".join(" and ".join(sorted(labels.spelling().values())) for labels in (best, other))
             raise UserError(where, f"the classes could be {choices}", "name the two with --classes")
     return best
@@ -250,44 +282,70 @@ def _by_pair(folders: Folders, reading: Reading, wanted: Wanted, where: str) -> 
     return _Labels(classes, reading.splits, "the names of folders", parts)
 
 
-def _by_file_name(folders: Folders, reading: Reading, wanted: Wanted) -> _Labels | None:
+def _by_file_name(folders: Folders, reading: Reading, wanted: Wanted, where: str) -> _Labels | None:
     """The classes in file names, unless folders tell classes apart, or the file names tell none."""
     only = {same_class(name) for name in wanted.pair or wanted.model or ()}
     classes = [in_file_name(path.rsplit("/", 1)[-1], wanted.named) for path in folders.paths]
     if wanted.pair:
         classes = [_of_pair(name, wanted) for name in classes]
     labels = _Labels(classes, reading.splits, "the names of files", [None] * folders.count)
+    _check_file_splits(folders, where)
     if only:
         return labels if labels.found and set(labels.found) <= only and (wanted.pair or labels.covers) else None
     told = any(_tells(level, folders) for with_sources in (False, True) for level in _levels(folders, reading, with_sources))
-    return labels if len(labels.found) == 2 and labels.covers and not told else None
+    return labels if len(labels.found) == 2 and labels.covers and not told and not same_letters(labels.found) else None
 
 
 def _check_rivals(folders: Folders, reading: Reading, found: _Labels, where: str) -> None:
-    """Refuse folders as classes where two other names within one of them, of files or of folders below, look like classes too."""
+    """Refuse folders as classes where other names within them, of files or of folders below, look like classes too."""
     files = [path.rsplit("/", 1)[-1] for path in folders.paths]
     by_file = [None if is_camera_file(file) else in_file_name(file) for file in files]  # `PetImages/cat.0.jpg` beside `more`
-    rivals = [_Labels(by_file, reading.splits, "", found.parts)]
-    rivals += [below for below in [_below(folders, reading, found)] if below.covers]
-    for rival in rivals:
-        both = Counter((a, b) for a, b in zip(found.same, rival.same, strict=True) if a and b)
-        crossed = any(sum(a == name for a, _ in both) == 2 for name in found.found)
-        if len(rival.found) == 2 and min(rival.found.values()) > 1 and crossed:
-            choices = " or ".join(" and ".join(sorted(labels.spelling().values())) for labels in (found, rival))
-            raise UserError(where, f"the classes could be {choices}", "name the two with --classes")
+    named = {name: Counter(same_class(b) for a, b in zip(found.same, by_file, strict=True) if a == name and b) for name in found.found}
+    rivals = [[*names] for names in named.values() if len(set().union(*named.values())) == len(names) == 2 and min(names.values()) > 1]
+    below = _below(folders, reading, found)
+    shared = set.intersection(*(set().union(*levels) for levels in below.values()))
+    images = sum(any(name in shared for name in at) for at in _names_below(folders, reading, found))
+    if len(shared) > 1 and images >= NEARLY_ALL * len(found.counted):  # `archive/v1/cats` and `more/cats`
+        rivals.append(sorted(shared))
+    for name, levels in below.items():  # `pets/cats` and `pets/dogs` beside `more`
+        flat = all(len(level) < 2 for other, others in below.items() if other != name for level in others)
+        whole = [
+            level for level in levels if len(level) == 2 and min(level.values()) > 1 and level.total() >= NEARLY_ALL * found.found[name]
+        ]
+        rivals += [[*level] for level in whole if flat]
+    if rivals:
+        choices = f"{' and '.join(sorted(found.spelling().values()))} or {' and '.join(sorted(rivals[0])[:3])}"
+        raise UserError(where, f"the classes could be {choices}", "name the two with --classes")
 
 
-def _below(folders: Folders, reading: Reading, found: _Labels) -> _Labels:
-    """The names of folders that stand below both classes, at whatever depth: `archive/v1/cats` and `more/cats`."""
-    below: list[list[int]] = []
-    under: dict[str, set[str]] = {name: set() for name in found.found}
-    for k, named in enumerate(folders.named_parts(reading, with_sources=True)):
-        name, part = found.same[k], found.parts[k]
-        below.append([at for at in named if part is not None and at > part])
-        under.get(name or "", set()).update(same_class(folders.name(k, at)) for at in below[-1])
-    shared = {name for name in set.intersection(*under.values()) if not is_no_class(name)}
-    chosen = [next((at for at in parts if same_class(folders.name(k, at)) in shared), None) for k, parts in enumerate(below)]
-    return _Labels([None if at is None else folders.name(k, at) for k, at in enumerate(chosen)], reading.splits, "", chosen)
+def _names_below(folders: Folders, reading: Reading, found: _Labels) -> Iterator[list[str]]:
+    """For each image that counts, the names below its class that may be classes, one for each depth, empty where one may not."""
+    named = folders.named_parts(reading, with_sources=True)
+    for k in found.counted:
+        part = found.parts[k]
+        names = [same_class(folders.name(k, at)) for at in named[k] if part is not None and at > part]
+        yield ["" if is_no_class(name) else name for name in names]
+
+
+def _below(folders: Folders, reading: Reading, found: _Labels) -> dict[str, list[Counter[str]]]:
+    """For each class and each depth below it, how many images have which name there."""
+    below: dict[str, list[Counter[str]]] = {name: [] for name in found.found}
+    for k, names in zip(found.counted, _names_below(folders, reading, found), strict=True):
+        levels = below.get(found.same[k] or "", [])
+        for depth, name in enumerate(names):
+            if depth == len(levels):
+                levels.append(Counter())
+            levels[depth].update([name] if name else [])
+    return below
+
+
+def _check_file_splits(folders: Folders, where: str) -> None:
+    """Refuse files that are named after splits, as `train_0.jpg` and `test_0.jpg`."""
+    said = Counter(split_of(match.group(), alone=True) for path in folders.paths if (match := _FIRST_WORD.match(path.rsplit("/", 1)[-1])))
+    said.pop(None, None)
+    if len(said) > 1 and sum(said.values()) >= NEARLY_ALL * folders.count:
+        what = f"the files' names begin with the names of splits ({', '.join(sorted(name or '' for name in said))})"
+        raise UserError(where, what, "sort them into folders of these names")
 
 
 def _tells(labels: _Labels, folders: Folders) -> bool:

@@ -7,14 +7,66 @@ import unicodedata
 from functools import lru_cache
 
 _WORDS = {
-    "train": ("train", "training", "trn"),
-    "validation": ("val", "valid", "validation", "validate", "vali", "dev", "devel", "development"),
-    "test": ("test", "testing", "tst", "eval", "evaluation", "holdout", "heldout"),
+    "train": (
+        "train",
+        "training",
+        "trn",
+        "tr",
+        "treino",
+        "treinamento",
+        "entrenamiento",
+        "entrainement",
+        "apprentissage",
+        "addestramento",
+        "训练",
+        "训练集",
+        "訓練",
+        "学習",
+        "обучение",
+    ),
+    "validation": (
+        "val",
+        "valid",
+        "validation",
+        "validate",
+        "vali",
+        "va",
+        "dev",
+        "devel",
+        "development",
+        "validacao",
+        "validacion",
+        "validierung",
+        "convalida",
+        "验证",
+        "验证集",
+        "驗證",
+        "検証",
+        "валидация",
+    ),
+    "test": (
+        "test",
+        "testing",
+        "tst",
+        "te",
+        "eval",
+        "evaluation",
+        "holdout",
+        "heldout",
+        "teste",
+        "prueba",
+        "prova",
+        "测试",
+        "测试集",
+        "測試",
+        "テスト",
+        "тест",
+    ),
 }
 _SPLIT = {word: split for split, words in _WORDS.items() for word in words}
 _ABOUT = (  # words that say nothing more of a split
     "set", "data", "dataset", "image", "images", "img", "imgs", "pic", "pics", "picture", "pictures", "photo", "photos", "folder",
-    "dir", "split", "part", "file", "files", "sample", "samples", "label", "labels", "my", "the", "new", "old", "final", "full",
+    "dir", "split", "part", "file", "files", "sample", "samples", "my", "the", "new", "old", "final", "full",
     "small", "resized", "cropped", "raw", "original", "orig", "copy", "px", "x", "v", "kaggle",
 )  # fmt: skip
 _ENDING = re.compile(rf"({'|'.join(sorted(_SPLIT, key=len, reverse=True))})({'|'.join(sorted(_ABOUT, key=len, reverse=True))})")
@@ -26,7 +78,8 @@ _CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])")
 @lru_cache(maxsize=65536)
 def _read(name: str) -> tuple[frozenset[str], bool]:
     """The splits whose words stand in a name, and whether nothing else does."""
-    spaced = _CAMEL.sub(" ", unicodedata.normalize("NFC", name))
+    plain = "".join(letter for letter in unicodedata.normalize("NFKD", name) if not unicodedata.combining(letter))
+    spaced = _CAMEL.sub(" ", unicodedata.normalize("NFC", plain))
     tokens = re.sub(r"\b(held|hold)\W*_?out\b", "holdout", " ".join(_TOKEN.findall(spaced)).lower()).split()
     found, alone = set(), True
     for token in tokens:
@@ -53,5 +106,14 @@ def split_of(name: str, alone: bool = False) -> str | None:
 
 
 def mentions(name: str) -> bool:
-    """Whether a word of a split stands in a name, readable or not (`trainval`)."""
-    return bool(_read(name)[0])
+    """Whether a word of a split stands in a name, readable or not (`trainval`), or one with a slip of the hand (`vaild`)."""
+    return bool(_read(name)[0]) or any(token in _SLIPS for token in _TOKEN.findall(name.lower()))
+
+
+def _slips(word: str) -> set[str]:
+    """A word with two neighbouring letters swapped, or one left out, but for the first."""
+    swapped = {word[:k] + word[k + 1] + word[k] + word[k + 2 :] for k in range(len(word) - 1)}
+    return swapped | ({word[:k] + word[k + 1 :] for k in range(1, len(word))} if len(word) > 5 else set())
+
+
+_SLIPS = frozenset(s for word in ("train", "training", "valid", "validation", "test", "testing") for s in _slips(word)) - _SPLIT.keys()

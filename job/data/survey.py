@@ -9,8 +9,8 @@ from pathlib import Path
 
 from job.config.schema import Reading
 from job.data import layout, manifest
-from job.data.sources import AUTO, Entry, Listing, Skipped, Source, open_source
-from job.data.sources.address import last_part, shown
+from job.data.sources import AUTO, Entry, Listing, Skipped, Source, is_remote, open_source
+from job.data.sources.address import canonical, last_part, shown
 from job.shutdown import Stop
 
 
@@ -42,6 +42,8 @@ class Survey:
             named = [f"{sizes[split]:,} {split} ({found.splits[split]})" for split in manifest.SPLITS if sizes[split]]
             rest = [f"{sizes[None]:,} in none"] if sizes[None] else []
             lines.append(f"splits: {', '.join(named + rest)}")
+        if found.folders:
+            lines.append(f"other folders, read as neither classes nor splits: {found.folders}")
         return [*lines, *self.notes, *(f"skipped: {line}" for line in self.skipped.lines())]
 
 
@@ -89,4 +91,11 @@ def _prefixes(texts: Sequence[str]) -> list[str]:
     if len(texts) == 1:
         return [""]
     names = [last_part(text) or shown(text) for text in texts]
+    for depth in range(2, 5):  # `train/images` and `test/images`
+        twice = {name for name in names if names.count(name) > 1}
+        names = [_end(text, depth) if name in twice and not is_remote(text) else name for text, name in zip(texts, names, strict=True)]
     return [f"{name}/" if names.count(name) == 1 else f"{number}-{name}/" for number, name in enumerate(names, 1)]
+
+
+def _end(text: str, parts: int) -> str:
+    return "/".join(Path(canonical(text)).absolute().parts[-parts:])

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -138,13 +137,10 @@ def open_source(text: str, scratch: Path, stop: Stop | None = None, reading: Rea
     raise UserError(shown(text), "is neither images nor an archive of them", f"give {KINDS}")
 
 
-_PART = re.compile(r".*\.(zip|7z|rar|tar|tgz|tar\.gz)\.\d{2,3}|.*\.z\d\d|.*\.part\d+\.rar", re.IGNORECASE)
-
-
 def _refuse(text: str, first: bytes) -> None:
     """Refuse files of which we know that they cannot be read, by name and reason."""
     kind = signatures.archive_kind(first)
-    if _PART.fullmatch(text):
+    if names.is_part(text):
         raise UserError(text, "is one part of an archive that was cut", "join the parts or unpack them, and give the result")
     if kind in ("7z", "rar"):
         raise UserError(text, f"is a {kind} archive, which cannot be read", "unpack it and give the folder")
@@ -166,7 +162,8 @@ def contents(text: str, reading: Reading = AUTO) -> str:
     digest, count, total = hashlib.sha256(), 0, 0
     for file in open_source(text, Path(), reading=reading, labels=False).files():
         try:
-            size, state = file.stat().st_size, _state(file)
+            is_archive = names.is_archive(file.name) or file == Path(text)
+            size, state = file.stat().st_size, (is_archive and _archive_state(file)) or str(file.stat().st_mtime_ns)
         except OSError:  # reading it will say what is wrong
             continue
         digest.update(b"%s\0%d %s\n" % (os.fsencode(os.path.relpath(file, text)), size, state.encode()))
@@ -175,11 +172,7 @@ def contents(text: str, reading: Reading = AUTO) -> str:
     return f"{count:,} file{'s' * (count != 1)}, {total:,} bytes, state {digest.hexdigest()[:12]}"
 
 
-def _state(file: Path) -> str:
-    if names.is_archive(file.name):
-        from job.data.sources import archive
+def _archive_state(file: Path) -> str:
+    from job.data.sources import archive
 
-        directory = archive.directory(file)
-        if directory:
-            return directory
-    return str(file.stat().st_mtime_ns)
+    return archive.state(file)

@@ -42,8 +42,8 @@ _HEADER_BYTES = 1 << 20  # of a tar's extended header, which tarfile reads whole
 _HEADERS = (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
 
 
-class _Oversized(Exception):
-    """A member that is not read for its size; its text is the reason."""
+class _Refused(Exception):
+    """An archive that is not read for something that it holds, which is its text."""
 
 
 class _Header(tarfile.TarInfo):
@@ -53,7 +53,7 @@ class _Header(tarfile.TarInfo):
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
         member = super().frombuf(buf, encoding, errors)
         if member.type in _HEADERS and member.size > _HEADER_BYTES:
-            raise _Oversized(f"an extended header of {local.size(member.size)}")
+            raise _Refused(f"an extended header of {local.size(member.size)}")
         return member
 
 
@@ -95,7 +95,7 @@ class Archive(Walk):
 
     def _members(self, file: Path | IO[bytes], prefix: str) -> Iterator[Member]:
         with self._explained(prefix):
-            yield from self._zip(file, prefix) if self._kind(file) == "zip" else self._tar(file, prefix)
+            yield from self._zip(file, prefix) if self._kind(file, prefix) == "zip" else self._tar(file, prefix)
 
     @contextmanager
     def _explained(self, prefix: str) -> Iterator[None]:
@@ -104,7 +104,7 @@ class Archive(Walk):
             yield
         except NotImplementedError as error:
             raise UserError(self.where, f"cannot be read ({error})", "unpack it and give the folder") from None
-        except _Oversized as error:
+        except _Refused as error:
             raise UserError(self.where, f"holds {error}", "do not use this archive, or unpack it and give the folder") from None
         except (*_DAMAGE, OSError) as error:
             if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):  # the disk's fault, not the archive's
@@ -112,14 +112,18 @@ class Archive(Walk):
             reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(":")
             raise UserError(self.where, f"{prefix or 'the archive'} is corrupt ({reason})", "download it again") from None
 
-    def _kind(self, file: Path | IO[bytes]) -> str:
+    def _kind(self, file: Path | IO[bytes], prefix: str) -> str:
         if isinstance(file, Path):
             with file.open("rb") as opened:
                 first = opened.read(signatures.FIRST)
         else:
             first = file.read(signatures.FIRST)
             file.seek(0)
-        kind = signatures.archive_kind(first)
+        kind, what = signatures.archive_kind(first), prefix.rstrip("/") or "the file"
+        if signatures.is_lfs_pointer(first):
+            raise UserError(self.where, f"{what} is a Git LFS pointer, not the archive", "run git lfs pull")
+        if not kind:
+            raise UserError(self.where, f"{what} is not an archive, whatever its name says", "rename it, or download it again")
         if kind in ("7z", "rar"):
             raise UserError(self.where, f"is or holds a {kind} archive, which cannot be read", "unpack it and give the folder")
         if kind == "zstd" and sys.version_info < (3, 14):
@@ -128,6 +132,7 @@ class Archive(Walk):
 
     def _zip(self, file: Path | IO[bytes], prefix: str) -> Iterator[Member]:
         with zipfile.ZipFile(file) as archive:
+            self._check_start(archive)
             for member in archive.infolist():
                 if member.is_dir():
                     continue
@@ -182,6 +187,8 @@ class Archive(Walk):
             self._check(packed)
         if what == names.ARCHIVE:
             yield from self._nested(packed, name)
+        elif packed.is_encrypted:
+            yield Member(name, bytes, bytes, special="encrypted")
         elif packed.leads_out or packed.is_link:
             yield Member(name, bytes, bytes, special="a link or device in an archive")
         else:
@@ -189,8 +196,6 @@ class Archive(Walk):
             yield Member(name, partial(self._first, packed, prefix), partial(self._content, packed, prefix, known), identity, special=known)
 
     def _first(self, packed: _Packed, prefix: str) -> bytes:
-        if packed.is_encrypted:
-            return b""
         with self._explained(prefix), packed.open() as file:
             return file.read(signatures.FIRST)
 
@@ -205,17 +210,27 @@ class Archive(Walk):
         return content
 
     @staticmethod
+    def _check_start(archive: zipfile.ZipFile) -> None:
+        """Refuse two zips one after another, of which zipfile reads the last."""
+        start = min((member.header_offset for member in archive.infolist()), default=0)
+        file = cast(IO[bytes], archive.fp)
+        file.seek(max(0, start - _TAIL - 22))
+        if b"PK\x05\x06" in file.read(min(start, _TAIL + 22)):
+            raise _Refused("several archives, one after another")
+
+    @staticmethod
     def _check_end(archive: tarfile.TarFile) -> None:
         """Tell the end of a tar, blocks of zeros, from a cut or a corrupt header, at which tarfile stops as quietly."""
         file = cast(IO[bytes], archive.fileobj)
         if file.tell() != archive.offset + tarfile.BLOCKSIZE or file.read(tarfile.BLOCKSIZE).strip(b"\0"):
             raise EOFError("it ends in the middle")
-        while file.read(1 << 16):  # gzip compares its checksum at the end
-            pass
+        while rest := file.read(1 << 16):  # gzip compares its checksum at the end
+            if rest.strip(b"\0"):
+                raise _Refused("more after its end, as where archives are written one after another")
 
     def _nested(self, packed: _Packed, name: str) -> Iterator[Member]:
         if sum(map(names.is_archive, name.split("/"))) > DEPTH:
-            raise _Oversized(f"archives inside archives, more than {DEPTH} deep")
+            raise _Refused(f"archives inside archives, more than {DEPTH} deep")
         local.require_space(self._scratch, packed.size, f"unpacking {name}")
         # seeking in a compressed member reads it again from its start, so it is copied out first
         with packed.open() as inner, tempfile.TemporaryFile(dir=self._scratch) as copy:
@@ -232,13 +247,16 @@ class Archive(Walk):
         if packed.is_encrypted:
             raise UserError(self.where, "the archive is encrypted", "unpack it and give the folder")
         if not names.is_archive(packed.name) and packed.size > IMAGE_BYTES:
-            raise _Oversized(f"{packed.name} of {local.size(packed.size)}, larger than any image ({local.size(IMAGE_BYTES)})")
+            raise _Refused(f"{packed.name} of {local.size(packed.size)}, larger than any image ({local.size(IMAGE_BYTES)})")
         if packed.size > RATIO_FROM and packed.size > RATIO * packed.packed:
-            raise _Oversized(f"{packed.name}, which unpacks from {local.size(packed.packed)} to {local.size(packed.size)}")
+            raise _Refused(f"{packed.name}, which unpacks from {local.size(packed.packed)} to {local.size(packed.size)}")
 
 
-def directory(file: Path) -> str:
-    """What an archive says of its members, as a short text that differs where one of them does; empty if it cannot be told."""
+def state(file: Path) -> str:
+    """What an archive says of its members, as a short text that differs where one of them does; empty if it is no archive.
+
+    A zip has a directory with a checksum of each; of a tar, which has none, the time of change and the last bytes count.
+    """
     digest = hashlib.sha256()
     try:
         with file.open("rb") as opened:
@@ -247,13 +265,12 @@ def directory(file: Path) -> str:
                 with zipfile.ZipFile(opened) as archive:
                     for member in archive.infolist():
                         digest.update(repr((member.orig_filename, member.CRC, member.file_size)).encode("utf-8", "surrogateescape"))
-            elif kind == "tar":
-                with tarfile.open(fileobj=opened, tarinfo=_Header) as archive_:
-                    for header in archive_:
-                        digest.update(repr((header.name, header.size, header.mtime)).encode("utf-8", "surrogateescape"))
-            else:  # a compressed tar ends with a checksum of all of it
-                opened.seek(max(0, file.stat().st_size - _TAIL))
-                digest.update(opened.read())
-    except (*_DAMAGE, _Oversized, NotImplementedError, UnicodeError):
+            elif kind:
+                status = os.fstat(opened.fileno())
+                opened.seek(max(0, status.st_size - _TAIL))
+                digest.update(b"%d " % status.st_mtime_ns + opened.read())
+            else:
+                return ""
+    except (*_DAMAGE, NotImplementedError):
         return ""
     return digest.hexdigest()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -40,13 +41,14 @@ class Folder(Walk):
             return
         for entry in found:
             name = prefix + entry.name
-            if entry.is_dir():
+            kind = _kind(entry)
+            if kind == stat.S_IFDIR:
                 if not names.is_system_folder(entry.name):
                     yield from self._walk(entry.path, name + "/", (*above, here), open_archives)
-            elif entry.is_file():
+            elif kind == stat.S_IFREG:
                 yield from self._file(entry.path, name, open_archives)
-            elif entry.is_symlink():
-                yield _member(entry.path, name, fault=_broken(entry.path))
+            elif kind == 0:
+                yield Member(name, bytes, bytes, fault=_broken(entry.path), special="" if names.is_image(name) else "a broken link")
             else:
                 yield _member(entry.path, name, special="a pipe, socket or device")
 
@@ -57,6 +59,16 @@ class Folder(Walk):
             yield from Archive(Path(path), self._scratch, self._zip_encoding).below(name + "/")
         else:
             yield _member(path, name, special=names.IMAGE)  # one of the files that the source consists of
+
+
+def _kind(entry: os.DirEntry[str]) -> int:
+    """What is there, links followed, as `stat` has it; 0 for a link that leads nowhere."""
+    try:
+        if entry.is_file():  # told by the folder itself, where it is no link
+            return stat.S_IFREG
+        return stat.S_IFMT(entry.stat().st_mode)
+    except OSError:
+        return 0
 
 
 def _member(path: str, name: str, fault: str = "", special: str = "") -> Member:

@@ -27,6 +27,7 @@ _UNREAD = (  # photographs that no decoder here reads, though some begin as a TI
 _SYSTEM_FILES = ("thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r")
 _SYSTEM_FOLDERS = (
     "__macosx", "@eadir", "#recycle", "@recycle", "$recycle.bin", "lost+found", "system volume information", "__pycache__", "_vti_cnf",
+    "recycler", "@recently-snapshot", "#snapshot", "lost.dir", "found.000", "network trash folder", "@tmp", "ipod photo cache",
 )  # fmt: skip
 _SMALL_COPIES = ("thumbnails", "thumbs", "_thumbs")
 _A_SHARD = "a shard"
@@ -40,6 +41,8 @@ OTHER = "not an image"
 _UNSAID = "not to be told by its name"
 
 
+_PART = re.compile(r".*\.(zip|7z|rar|tar|tgz|tar\.(gz|xz|bz2))\.\d{2,3}|.*\.[zr]\d\d|.*\.part\d+\.rar", re.I | re.S)
+_MASK = re.compile(r"(.+?)[ _-](?:masks?|gt|seg|segmentation|labels?|trimap)(?:_\d+)?\.\w+", re.I | re.S)
 _STEM = re.compile(f"(.*?)(?:{'|'.join(re.escape(e) for e in sorted((*ARCHIVES, *TABLES), key=len, reverse=True))})", re.I | re.S)
 
 
@@ -57,6 +60,17 @@ def is_image(name: str) -> bool:
 def is_archive(name: str) -> bool:
     """Whether a name is that of an archive that can be read, by its ending."""
     return name.lower().endswith(ARCHIVES)
+
+
+def of_mask(name: str) -> str:
+    """The name, without its ending, of the image that this one may be the mask of (`benign (1)_mask.png`); empty for others."""
+    match = _MASK.fullmatch(name)
+    return match.group(1) if match else ""
+
+
+def is_part(name: str) -> bool:
+    """Whether a name is that of one part of an archive that was cut, by its ending."""
+    return _PART.fullmatch(name) is not None
 
 
 def is_system_folder(name: str) -> bool:
@@ -88,9 +102,11 @@ def _by_name(name: str) -> str:
     if any(folder.lower() in _SMALL_COPIES for folder in folders):
         return "in a folder of thumbnails"
     if lower.startswith("."):
-        return "hidden" if lower.endswith(IMAGES) else ""
+        return "hidden" if lower.endswith(IMAGES) else "not downloaded from iCloud" if lower.endswith(".icloud") else ""
     if lower.endswith(_UNREAD):
         return "of a kind that is not read: convert it to JPEG or PNG"
+    if is_part(lower):
+        return CLOSED
     for kind, endings in ((IMAGE, IMAGES), (ARCHIVE, ARCHIVES), (CLOSED, CLOSED_ARCHIVES)):
         if lower.endswith(endings):
             return kind

@@ -81,6 +81,9 @@ def sort(members: Iterable[Member], where: str) -> tuple[Listing, Counter[str]]:
     for name, (what, fault, _) in found.items():
         if ours and name.startswith(tuple(ours)):
             times.pop(name, None)
+        elif what == names.IMAGE and (base := names.of_mask(name)) and any(base + ending in found for ending in names.IMAGES):
+            times.pop(name, None)
+            skipped.add("the mask of another image", name)
         elif what == names.IMAGE:
             images.append(Entry(name, fault=fault))
         elif what:

@@ -15,7 +15,7 @@ from job.errors import UserError
 
 _UTF8 = 0x800  # the flag
 _UNICODE_PATH = 0x7075  # the extra field
-_TRIED = ("gbk", "shift_jis", "euc_kr", "cp1251", "cp866", "cp850", "cp1252")
+_TRIED = ("gbk", "shift_jis", "euc_kr", "cp1251", "cp866", "cp850", "cp1252", "cp437", "big5")
 
 
 class Unreadable(ValueError):
@@ -39,11 +39,9 @@ def of_zip(member: zipfile.ZipInfo, encoding: str) -> str:
     if member.flag_bits & _UTF8:
         return member.filename
     raw = member.orig_filename.split("\0")[0].encode("cp437")  # as zipfile decoded it
-    if raw.isascii():
-        return member.filename
-    given = _unicode_path(member.extra, raw)
-    if given:
-        return given
+    given = _unicode_path(member.extra, raw)  # also where the first name is ASCII, with signs in place of letters
+    if given or raw.isascii():
+        return given or member.filename
     try:
         return raw.decode(encoding or "utf-8")
     except UnicodeDecodeError:
@@ -71,7 +69,7 @@ def known(encoding: str) -> str:
     """
     try:
         b"x".decode(encoding or "utf-8", "replace")
-    except LookupError:
+    except (LookupError, UnicodeError):
         raise UserError("--zip-encoding", f"{encoding!r} is not an encoding", "give one such as gbk, shift_jis or cp850") from None
     return encoding
 
