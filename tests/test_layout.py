@@ -228,3 +228,104 @@ def test_the_positive_class_does_not_depend_on_order_or_depth(pair: list[str], a
     assert found.classes == tuple(sorted(pair, key=str.lower))
     assert all(f"/{found.classes[p.label]}/" in f"/{p.name}" for p in found.images)
     assert {p.split for p in found.images} == {"train" if "train" in above else None}
+
+
+def _each(folder: str, count: int = 10, name: str = "{}.jpg") -> list[str]:
+    return [f"{folder}/{name.format(k)}" for k in range(count)]
+
+
+@pytest.mark.parametrize(
+    ("names", "line"),
+    [
+        ([*_each("PetImages/Cat"), *_each("PetImages/Dog"), *_each("later", 3)], "the classes could be PetImages and later or cat and dog"),
+        (
+            [*_each("PetImages", 10, "cat.{}.jpg"), *_each("PetImages", 10, "dog.{}.jpg"), *_each("later", 3)],
+            "could be PetImages and later",
+        ),
+        (
+            [n for h in ("h_east", "h_west") for kind in ("flu", "well", "lungs") for n in _each(f"{h}/{kind}")],
+            "could be h_east and h_west or",
+        ),
+        ([*_each("sick/images"), *_each("sick/masks"), *_each("well/images")], "the folder masks does not look like one of photographs"),
+        ([*_each("CXR_png"), *_each("masks")], "the classes cannot be told: CXR_png (10), masks (10)"),
+        (
+            [*_each("train/cats"), *_each("train/dogs"), *_each("train_masks/cats"), *_each("train_masks/dogs")],
+            "the folder train_masks does",
+        ),
+        ([*_each("cats/100EOS5D"), *_each("cats/101EOS5D")], "1 class found instead of two: cats (20)"),
+        ([*_each("cats/May 2023"), *_each("cats/June 2023")], "1 class found instead of two: cats (20)"),
+        ([*_each("Photos Part 1 of 2"), *_each("Photos Part 2 of 2")], "the classes cannot be told"),
+        (["cats/hot dog 1.jpg", "cats/hot_dog 2.jpg"], "1 class found instead of two"),
+        (
+            [*_each("test_tube"), *_each("beaker"), *_each("flask")],
+            "3 classes found instead of two: beaker (10), flask (10), test_tube (10)",
+        ),
+        (["train/with_mask/1.jpg", "train/no_mask/1.jpg", "test/with mask/2.jpg", "test/no mask/2.jpg"], "4 classes found instead of two"),
+        (
+            [*_each("cats", 5, "train_{}.jpg"), *_each("dogs", 5, "test_{}.jpg")],
+            "the files' names begin with the names of splits (test, train)",
+        ),
+        ([*_each("valid", 1), *_each("expired"), *_each("fake")], "the split validation (folder valid) holds 1 images without a class"),
+        ([*_each("vaild/cats"), *_each("vaild/dogs"), *_each("more/cats"), *_each("more/dogs")], "the folder vaild looks like a split"),
+    ],
+)
+def test_what_may_be_something_else_is_refused(names: list[str], line: str) -> None:
+    assert line in _refused(*names)
+
+
+@pytest.mark.parametrize(
+    ("names", "classes", "splits"),
+    [
+        ([*_each("mask/mask"), *_each("mask/no_mask")], ("mask", "no_mask"), {None}),
+        ([*_each("cats/persian"), *_each("cats/siamese"), *_each("dogs/poodle"), *_each("dogs/beagle")], ("cats", "dogs"), {None}),
+        (
+            [*_each("treino/cats"), *_each("treino/dogs"), *_each("validação/cats"), *_each("validação/dogs")],
+            ("cats", "dogs"),
+            {"train", "validation"},
+        ),
+        ([*_each("训练集/猫"), *_each("训练集/狗"), *_each("测试集/猫"), *_each("测试集/狗")], ("狗", "猫"), {"train", "test"}),
+        ([*_each("test_tube"), *_each("beaker")], ("beaker", "test_tube"), {None}),
+        (
+            [n for kind in ("benign", "malignant") for zoom in ("100X", "40X") for n in _each(f"{kind}/{zoom}")],
+            ("benign", "malignant"),
+            {None},
+        ),
+        (
+            [*_each("-".join("abcdefghijkl").replace("-", "/") + "/cats"), *_each("-".join("abcdefghijkl").replace("-", "/") + "/dogs")],
+            ("cats", "dogs"),
+            {None},
+        ),
+    ],
+)
+def test_what_is_plain_is_read(names: list[str], classes: tuple[str, str], splits: set[str | None]) -> None:
+    found = _find(*names)
+    assert found.classes == classes
+    assert {image.split for image in found.images} == splits
+    assert len(found.images) == len(names)
+    for image in found.images:
+        assert f"/{found.classes[image.label]}/" in f"/{image.name}"
+
+
+def test_folders_that_mean_nothing_are_named() -> None:
+    found = _find(
+        *(name for part in ("learn", "check") for kind in ("cats", "dogs", "cats/old ones") for name in _each(f"{part}/{kind}")),
+        positive="dog",
+    )
+    assert found.folders == "learn (30), check (30), old ones (20)"
+
+
+@pytest.mark.parametrize(
+    ("names", "labels"),
+    [
+        (["cats/cats/1.jpg", "cats/dogs/1.jpg"], [0, 1]),
+        (["dogs/train/cat/1.jpg", "dogs/train/dog/1.jpg"], [0, 1]),
+        (["train/dogs/1.jpg", "train/dogs/2.jpg", "test/cats/1.jpg"], [1, 1, 0]),
+    ],
+)
+def test_a_model_s_classes_are_looked_for_at_the_level_that_has_both(names: list[str], labels: list[int]) -> None:
+    assert [image.label for image in _find(*names, classes=("cat", "dog")).images] == labels
+
+
+def test_a_model_s_classes_in_folders_and_in_files_must_agree() -> None:
+    line = _refused("dogs/cat.0.jpg", "dogs/dog.0.jpg", "dogs/cat.1.jpg", classes=("cat", "dog"))
+    assert line == "pets: its folders and its files are named after different classes; sort them by one of the two"

@@ -91,8 +91,8 @@ def _images(tree: Tree, draw: random.Random) -> None:
     parts = draw.choice(PARTS) if draw.random() < 0.15 else ("",)
     deeper = draw.choice(DEEPER) if draw.random() < 0.25 else ("",)
     split_first, camera = draw.random() < 0.8 or in_names, draw.choice(CAMERA)
-    # two parts, and folders of two names below the classes, may be taken for the classes themselves
-    tree.clear = parts == ("",) and len(deeper) != 2 and not (in_names and len(deeper) > 1)
+    # two parts, and folders of the same names below both classes, may be taken for the classes themselves
+    tree.clear = parts == ("",) and len(deeper) == 1 and "/" not in deeper[0]
     number = 0
     for split in splits:
         for part in parts:

@@ -14,7 +14,8 @@ _NOTHING = frozenset((  # what cameras, scanners and programs call files, and wh
     "img", "imgs", "image", "images", "dsc", "dscn", "dscf", "dsci", "pxl", "photo", "photos", "pic", "pics", "pict", "picture",
     "pictures", "frame", "frames", "scan", "scans", "mvi", "vid", "video", "gopr", "dji", "cimg", "whatsapp", "screenshot", "capture",
     "snapshot", "untitled", "unnamed", "file", "files", "download", "downloads", "upload", "uploads", "data", "dataset", "datasets",
-    "folder", "part", "parts", "batch", "camera", "dcim", "edited", "copy", "of", "jpg", "jpeg", "jpegimages", "png", "dir", "raw",
+    "folder", "part", "parts", "batch", "camera", "dcim", "edited", "copy", "of", "jpg", "jpeg", "png", "dir", "raw",
+    "jpegimages", "jpegimage",
     "fb", "snapchat", "received", "viber", "th", "maxresdefault", "istockphoto", "gettyimages", "shutterstock", "sam", "kif", "hpim",
     "epsn", "scn", "foto", "fotos", "bild", "bilder", "imagen", "imagem", "immagine", "unsorted", "misc", "other", "others", "extra",
     "new", "more", "full", "size", "px", "original", "originals", "resized", "cropped",
@@ -87,7 +88,8 @@ def same_letters(found: Iterable[str]) -> bool:
 
 
 _ABOUT_IMAGES = re.compile(
-    r"(?<![^\W_])(masks?|annotations?|ground ?truths?|gt|trimaps?|segmentations?|segmentationclass|overlays?|heatmaps?|gtfine)(?![^\W_])"
+    r"(?<![^\W_])(masks?|labels|annotations?|ground ?truths?|gt|gtfine|trimaps?|segmentations?|segmentationclass|overlays?|heatmaps?)"
+    r"(?![^\W_])"
 )
 
 

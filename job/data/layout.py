@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from job.data.class_names import in_file_name, is_camera_file, is_no_class, only_numbered, same_class, same_letters
+from job.data.class_names import in_file_name, is_about_images, is_camera_file, is_no_class, only_numbered, same_class, same_letters
 from job.data.folders import Folders, Reading
 from job.data.sources import Entry
 from job.data.splits import mentions, split_of
@@ -70,16 +70,25 @@ class Wanted:
         """What is sure to be a class, also where it reads like a split or a camera's word."""
         return frozenset(same_class(name) for name in (self.positive, *self.pair, *(self.model or ())) if name)
 
+    @property
+    def known(self) -> frozenset[str]:
+        """A model's classes."""
+        return frozenset(same_class(name) for name in self.model or ())
+
 
 class _Labels:
     """A way to label the images: a class name for each, or None; `part` numbers the folder that it is, where it is one."""
 
-    def __init__(self, classes: Sequence[str | None], splits: Sequence[str | None], origin: str, parts: Sequence[int | None]) -> None:
+    def __init__(
+        self, classes: Sequence[str | None], reading: Reading, origin: str, parts: Sequence[int | None], known: frozenset[str] = frozenset()
+    ) -> None:
+        """`known` are classes that an image of the test split may have, whatever the others have."""
+        splits = reading.splits
         self.classes, self.origin, self.parts = classes, origin, parts
         self.same = [same_class(name) if name else None for name in classes]
         test = [k for k, split in enumerate(splits) if split == "test"]
         rest = [k for k, split in enumerate(splits) if split != "test"]
-        outside = {self.same[k] for k in rest} - {None}
+        outside = {self.same[k] for k in rest} - {None} | known
         labelled_test = not rest or any(self.same[k] in outside for k in test) or len({self.same[k] for k in test} - {None}) > 1
         self.unlabelled = [] if labelled_test else test
         self.counted = [*rest, *(test if labelled_test else ())]
@@ -136,7 +145,7 @@ def find(
     folders = Folders([entry.name for entry in entries], where, prefixed, wanted.named)
     if any(entry.label for entry in entries):
         reading = folders.with_splits_of(entries, splits)
-        found = _Labels([_of_pair(entry.label, wanted) for entry in entries], reading.splits, labels, [None] * len(entries))
+        found = _Labels([_of_pair(entry.label, wanted) for entry in entries], reading, labels, [None] * len(entries))
     else:
         found, reading = _from_names(folders, where, wanted, tables)
     pair = _pair(found, where, wanted, folders, tables)
@@ -204,7 +213,7 @@ def _differ(some: _Labels, others: _Labels) -> bool:
     return any(a and b and a != b for a, b in zip(some.same, others.same, strict=True))
 
 
-def _levels(folders: Folders, reading: Reading, with_sources: bool) -> Iterator[_Labels]:
+def _levels(folders: Folders, reading: Reading, with_sources: bool, known: frozenset[str] = frozenset()) -> Iterator[_Labels]:
     """The images labelled by each level of their folders."""
     named = folders.named_parts(reading, with_sources)
     depths = {len(parts) for parts in named}
@@ -214,13 +223,13 @@ def _levels(folders: Folders, reading: Reading, with_sources: bool) -> Iterator[
         least = folders.common if level < 0 else 0  # from the innermost, a folder that all images share is no level of its own
         parts = [at if -len(parts) <= level < len(parts) and (at := parts[level]) >= least else None for parts in named]
         classes = [None if part is None else folders.name(k, part) for k, part in enumerate(parts)]
-        yield _Labels(classes, reading.splits, "the names of folders", parts)
+        yield _Labels(classes, reading, "the names of folders", parts, known)
 
 
 def _by_level(folders: Folders, reading: Reading, wanted: Wanted, where: str) -> _Labels | None:
     """The one level that holds the classes; names of sources count only where no deeper level serves."""
     for with_sources in (False, True):
-        fit = [labels for labels in _levels(folders, reading, with_sources) if _serves(labels, folders, wanted)]
+        fit = [labels for labels in _levels(folders, reading, with_sources, wanted.known) if _serves(labels, folders, wanted)]
         if wanted.positive:
             fit = [labels for labels in fit if same_class(wanted.positive) in labels.found] or fit
         if fit:
@@ -237,7 +246,11 @@ def _serves(labels: _Labels, folders: Folders, wanted: Wanted) -> bool:
     if len(labels.found) != 2:
         return False
     if not wanted.named & set(labels.found) and (
-        only_numbered(labels.found) or same_letters(labels.found) or any(map(is_no_class, labels.found)) or all(map(mentions, labels.found))
+        only_numbered(labels.found)
+        or same_letters(labels.found)
+        or any(map(is_no_class, labels.found))
+        or all(map(mentions, labels.found))
+        or sum(map(is_about_images, labels.found)) == 1
     ):
         return False
     return _is_one_level(labels, folders)
@@ -272,14 +285,14 @@ def _by_pair(folders: Folders, reading: Reading, wanted: Wanted, where: str) -> 
     pair = {same_class(name) for name in wanted.pair}
     parts: list[int | None] = []
     for k, named in enumerate(folders.named_parts(reading, with_sources=True)):
-        fit = [part for part in named if same_class(folders.name(k, part)) in pair]
+        fit = [part for part in named if part >= folders.common and same_class(folders.name(k, part)) in pair]
         if len({same_class(folders.name(k, part)) for part in fit}) > 1:
             raise UserError(where, f"{folders.paths[k]} is below both {' and '.join(wanted.pair)}", "move it, or give other --classes")
         parts.append(fit[-1] if fit else None)
     if not any(part is not None for part in parts):
         return None
     classes = [None if part is None else folders.name(k, part) for k, part in enumerate(parts)]
-    return _Labels(classes, reading.splits, "the names of folders", parts)
+    return _Labels(classes, reading, "the names of folders", parts)
 
 
 def _by_file_name(folders: Folders, reading: Reading, wanted: Wanted, where: str) -> _Labels | None:
@@ -288,7 +301,7 @@ def _by_file_name(folders: Folders, reading: Reading, wanted: Wanted, where: str
     classes = [in_file_name(path.rsplit("/", 1)[-1], wanted.named) for path in folders.paths]
     if wanted.pair:
         classes = [_of_pair(name, wanted) for name in classes]
-    labels = _Labels(classes, reading.splits, "the names of files", [None] * folders.count)
+    labels = _Labels(classes, reading, "the names of files", [None] * folders.count, wanted.known)
     _check_file_splits(folders, where)
     if only:
         return labels if labels.found and set(labels.found) <= only and (wanted.pair or labels.covers) else None
@@ -305,7 +318,7 @@ def _check_rivals(folders: Folders, reading: Reading, found: _Labels, where: str
     below = _below(folders, reading, found)
     shared = set.intersection(*(set().union(*levels) for levels in below.values()))
     images = sum(any(name in shared for name in at) for at in _names_below(folders, reading, found))
-    if len(shared) > 1 and images >= NEARLY_ALL * len(found.counted):  # `archive/v1/cats` and `more/cats`
+    if len(shared) > 1 and images >= 0.75 * len(found.counted):  # `archive/v1/cats` and `more/cats`
         rivals.append(sorted(shared))
     for name, levels in below.items():  # `pets/cats` and `pets/dogs` beside `more`
         flat = all(len(level) < 2 for other, others in below.items() if other != name for level in others)
@@ -358,7 +371,7 @@ def _closest(folders: Folders, reading: Reading, wanted: Wanted) -> _Labels:
     """What comes nearest to classes, for the error that names it."""
     levels = [labels for with_sources in (False, True) for labels in _levels(folders, reading, with_sources)]
     by_file = [in_file_name(path.rsplit("/", 1)[-1], wanted.named) for path in folders.paths]
-    levels.append(_Labels(by_file, reading.splits, "the names of files", [None] * folders.count))
+    levels.append(_Labels(by_file, reading, "the names of files", [None] * folders.count))
     telling = [labels for labels in levels if _tells(labels, folders)]
     if telling:
         return min(telling, key=lambda labels: len(labels.found))

@@ -26,8 +26,9 @@ _UNREAD = (  # photographs that no decoder here reads, though some begin as a TI
 )  # fmt: skip
 _SYSTEM_FILES = ("thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r")
 _SYSTEM_FOLDERS = (
-    "__macosx", "@eadir", "#recycle", "@recycle", "$recycle.bin", "lost+found", "system volume information", "__pycache__", "_vti_cnf",
-    "recycler", "@recently-snapshot", "#snapshot", "lost.dir", "found.000", "network trash folder", "@tmp", "ipod photo cache",
+    "__macosx", "@eadir", "#recycle", "@recycle", "$recycle.bin", "lost+found", "system volume information", "__pycache__",
+    "_vti_cnf", "recycler", "@recently-snapshot", "#snapshot", "lost.dir", "found.000", "network trash folder", "@tmp",
+    "ipod photo cache", "node_modules", "site-packages", "temporary items", "thumbnail cache",
 )  # fmt: skip
 _SMALL_COPIES = ("thumbnails", "thumbs", "_thumbs")
 _A_SHARD = "a shard"
