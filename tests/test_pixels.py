@@ -710,6 +710,17 @@ def test_a_pgm_of_12_bits() -> None:
     assert np.array_equal(decode(data, AUTO)[..., 1], np.rint(array / 4095 * 255))
 
 
+def test_model_keras_is_compared_at_the_levels_of_the_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from job.inference import export
+
+    seen: list[float] = []
+    monkeypatch.setattr(export.keras.models, "load_model", lambda *_, **__: lambda batch: seen.append(batch.max()) or np.zeros((1, 1)))
+    original = _deep(".png", _ramp(4095, 1))
+    assert "over 1 images" in export.apart(tmp_path, [(original, 0.0)], AUTO)
+    assert "over 1 images" in export.apart(tmp_path, [(original, 0.0)])
+    assert seen == [255, 15]
+
+
 def test_store_gives_the_jpeg_of_the_levels() -> None:
     data = _deep(".png", _ramp(4095, 3))
     assert store(data, 32, AUTO).jpeg == stored(data, 32, AUTO) == encode(reduce(decode(data, AUTO), 32))
