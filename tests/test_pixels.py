@@ -721,6 +721,18 @@ def test_model_keras_is_compared_at_the_levels_of_the_run(monkeypatch: pytest.Mo
     assert seen == [255, 15]
 
 
+@pytest.mark.parametrize("brand", [b"avif", b"mif1", b"msf1", b"miaf", b"MA1A", b"MA1B", b"avio"])
+def test_an_avif_by_a_brand_that_it_is_compatible_with(brand: bytes) -> None:
+    image = Image.fromarray(_scene())
+    data = _save_heif(image, "AVIF", exif=_exif(6))
+    assert b"avif" in data[16:32]
+    found = data[:8] + brand + data[12:]
+    assert np.array_equal(decode(found), decode(data))
+    assert decode(found).shape == (48, 32, 3)
+    cut = found[: len(found) // 2]
+    assert _reason(cut) == f"the AVIF {CORRUPT}"
+
+
 def test_store_gives_the_jpeg_of_the_levels() -> None:
     data = _deep(".png", _ramp(4095, 3))
     assert store(data, 32, AUTO).jpeg == stored(data, 32, AUTO) == encode(reduce(decode(data, AUTO), 32))

@@ -57,7 +57,7 @@ def size(data: bytes) -> tuple[int, int]:
         return tag(data, _WIDTH) or 0, tag(data, _HEIGHT) or 0
     if data.startswith(b"\xff\xd8"):
         return _of_jpeg(data)
-    if signatures.is_heif(data[:12]):  # a size for each image in the file, thumbnails and tiles too
+    if signatures.is_heif(data[: signatures.FIRST]):  # a size for each image in the file, thumbnails and tiles too
         found = [_pair(data, match.end(), 4) for match in re.finditer(rb"ispe\0{4}", data[:65536])]
         return max(found, key=lambda pair: pair[0] * pair[1], default=(0, 0))
     netpbm = re.match(rb"P[1-6]\s+(?:#[^\n]*\n\s*)*(\d{1,10})\s+(\d{1,10})\s", data[:1000])

@@ -72,7 +72,7 @@ def _decode(data: bytes, levels: Levels) -> tuple[Image, bool]:
     """The image, and whether it is dim."""
     if not data:
         raise Undecodable("the file is empty")
-    if signatures.is_heif(data[:12]):
+    if signatures.is_heif(data[: signatures.FIRST]):
         return _flat(*heif.decode(data)), False
     try:
         raw = _raw(data) if _needs_more(data) else None

@@ -164,7 +164,7 @@ def _ending(first: bytes, answer: Answer) -> str:
     if kind:
         return _ARCHIVE_ENDINGS[kind]
     if signatures.is_heif(first):
-        return ".heic" if signatures.is_heic(first) else ".avif"
+        return ".avif" if signatures.is_avif(first) else ".heic"
     if signatures.is_image(first):
         return next(ending for mark, ending in _IMAGE_ENDINGS if first.startswith(mark))
     return ".csv" if answer.kind == "text/csv" else ""
