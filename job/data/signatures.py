@@ -9,7 +9,8 @@ _ARCHIVES = (
     (b"\x28\xb5\x2f\xfd", "zstd"), (b"7z\xbc\xaf\x27\x1c", "7z"), (b"Rar!\x1a\x07", "rar"),
 )  # fmt: skip
 _IMAGES = (
-    b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"II*\0", b"MM\0*", b"\0\0\0\x0cjP  \r\n\x87\n", b"\xff\x4f\xff\x51",
+    b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+",
+    b"\0\0\0\x0cjP  \r\n\x87\n", b"\xff\x4f\xff\x51",
 )  # fmt: skip
 _HEVC_BRANDS = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis")
 _HEIF_BRANDS = (b"mif1", b"msf1")  # of the family, whichever of the two
@@ -21,6 +22,8 @@ _NAMES = (
 _OTHERS = (
     (0, b"\xff\x0a", "a JPEG XL image"), (0, b"\0\0\0\x0cJXL \r\n\x87\n", "a JPEG XL image"), (128, b"DICM", "a DICOM file"),
     (0, b"8BPS", "a Photoshop file"), (0, b"%PDF", "a PDF"), (0, b"v/1\x01", "an OpenEXR image"),
+    (0, b"#?RADIANCE", "a Radiance HDR image"), (0, b"#?RGBE", "a Radiance HDR image"), (0, b"PF\n", "a PFM image"),
+    (0, b"Pf\n", "a PFM image"), (0, b"P7\n", "a PAM image"), (0, b"\x59\xa6\x6a\x95", "a Sun raster image"),
     (8, b"CR\x02\0", "a camera raw file"), (4, b"ftypcrx ", "a camera raw file"), (0, b"FUJIFILMCCD-RAW", "a camera raw file"),
     (0, b"IIU\0", "a camera raw file"), (0, b"IIRO", "a camera raw file"), (0, b"IIRS", "a camera raw file"),
     (0, b"MMOR", "a camera raw file"), (0, b"FOVb", "a camera raw file"), (0, b"\0MRM", "a camera raw file"),
@@ -42,7 +45,7 @@ def is_image(first: bytes) -> bool:
     if first[:2] == b"BM":  # two letters alone would take text for a bitmap
         return len(first) >= 18 and int.from_bytes(first[14:18], "little") in (12, 40, 52, 56, 64, 108, 124)
     if first[:1] == b"P" and first[1:2] in b"123456" and first[2:3].isspace():
-        return first[3:4].isdigit() or first[3:4] == b"#"
+        return first[2:].lstrip()[:1].isdigit() or first[2:].lstrip()[:1] == b"#"
     return is_heif(first)
 
 
