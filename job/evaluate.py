@@ -71,7 +71,9 @@ def evaluate(run: Path, config: EvaluateConfig, stop: Stop | None = None) -> dic
     if not labels:
         raise UserError(shown(data), "none of its images decodes", "give JPEG, PNG or WebP files")
     if compared and (run / export.NAME).exists():
-        console.log("model.keras resizes the originals at once, without the stored JPEG between: " + export.apart(run, compared))
+        console.log(
+            "model.keras resizes the originals at once, without the stored JPEG between: " + export.apart(run, compared, trained.levels)
+        )
     mistakes.draw(run / "report" / f"mistakes-{dataset.split}.png", trained.classes, what)
     figures = asdict(measure(labels, logits)) | {"split": dataset.split, "positive": trained.classes[1], "classes": trained.classes}
     return figures | {"learnt": _shared(dataset, own, "train"), "chose": _shared(dataset, own, "validation")}

@@ -266,12 +266,15 @@ def _tiff(array: Any, *, photometric: int, orientation: int = 1, extra: int | No
     samples = 1 if array.ndim == 2 else array.shape[2]
     tags = {256: sizes.get("width", width), 257: sizes.get("height", height), 258: 0, 259: 1, 262: photometric, 273: 0}
     tags |= {274: orientation, 277: samples, 278: height, 279: array.nbytes, 284: 1} | ({} if extra is None else {338: extra})
+    tags |= {339: sizes["format"]} if "format" in sizes else {}
     bits = 8 + 2 + 12 * len(tags) + 4  # where the bits of each sample stand
     tags |= {258: bits if samples > 2 else 8 * array.itemsize, 273: bits + 2 * samples}
     found = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(order + "IH", 8, len(tags))
     for tag, value in tags.items():
         if tag == 258:
-            found += struct.pack(order + "HHI", tag, 3, samples) + struct.pack(order + ("I" if samples > 2 else "H2x"), value)
+            found += struct.pack(order + "HHI", tag, 3, samples) + (
+                struct.pack(order + "I", value) if samples > 2 else struct.pack(order + "HH", value, value * (samples - 1))
+            )
         else:
             found += struct.pack(order + "HHII", tag, 4, 1, value)
     found += bytes(4) + struct.pack(order + "H", 8 * array.itemsize) * samples
@@ -703,11 +706,192 @@ def test_a_tiff_whose_white_is_zero() -> None:
         assert np.abs(decode(_tiff(array, photometric=0), chosen)[0, :, 0].astype(int) - [255, 128, 0]).max() <= 1
 
 
-def test_a_pgm_of_12_bits() -> None:
+@pytest.mark.parametrize("top", [1, 15, 31, 100, 255, 256, 1000, 1023, 4095, 65535])
+@pytest.mark.parametrize("number", [2, 3, 5, 6])
+def test_a_pnm_is_scaled_by_the_maximum_that_it_declares(number: int, top: int) -> None:
+    array = np.rint(np.linspace(0, top, 16 * 48)).astype(np.uint16).reshape(16, 48)
+    width, channels = (48, 1) if number in (2, 5) else (16, 3)
+    values = " ".join(map(str, array.ravel().tolist())).encode() + b"\n"
+    rows = values if number < 4 else array.astype(">u2" if top > 255 else np.uint8).tobytes()
+    data = b"P%d\n# drawn\n%d 16 # wide\n%d\n" % (number, width, top) + rows
+    wanted = np.broadcast_to((array.astype(float) / top * 255).reshape(16, width, channels), (16, width, 3))
+    for chosen in (FULL, AUTO):
+        assert np.abs(decode(data, chosen) - wanted).max() <= 1
+    assert not store(data, 16).dim
+
+
+def test_a_pnm_beyond_its_own_maximum_is_white_there() -> None:
+    assert decode(b"P5\n2 1\n15\n" + bytes([15, 200]))[0, :, 0].tolist() == [255, 255]
+
+
+def test_a_dim_pgm() -> None:
     array = _ramp(4095, 1)
-    data = b"P5\n64 64\n4095\n" + array.astype(">u2").tobytes()
+    data = b"P5\n64 64\n65535\n" + array.astype(">u2").tobytes()
     assert store(data, 64).dim
     assert np.array_equal(decode(data, AUTO)[..., 1], np.rint(array / 4095 * 255))
+
+
+def test_a_dim_tiff_whose_white_is_zero() -> None:
+    array = 65535 - np.tile(np.array([0, 2048, 4095], np.uint16), (2, 1))
+    data = _tiff(array, photometric=0)
+    assert store(data, 64).dim
+    assert decode(data, AUTO)[0, :, 0].tolist() == [0, 128, 255]
+    assert decode(data).max() < 17
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6])
+@pytest.mark.parametrize("kind", ["WEBP", "PNG"])
+@pytest.mark.parametrize("mode", ["RGB", "RGBA"])
+def test_an_animation_is_upright(kind: str, mode: str, orientation: int) -> None:
+    first = Image.fromarray(_scene()).convert(mode)
+    options = {"lossless": True} if kind == "WEBP" else {}
+    data = _save(first, kind, save_all=True, append_images=[ImageOps.invert(first.convert("RGB")).convert(mode)],
+                 exif=_exif(orientation), **options)  # fmt: skip
+    still = _save(first, kind, exif=_exif(orientation), **options)
+    assert np.array_equal(decode(data), decode(still))
+
+
+def _refused(what: str, fix: str = "PNG") -> str:
+    return f"it is {what}, which is not read: convert it to {fix}"
+
+
+@pytest.mark.parametrize("extra", [1, 2])
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16])
+@pytest.mark.parametrize("photometric", [0, 1])
+def test_a_grey_tiff_with_alpha_is_refused(kind: Any, extra: int, photometric: int) -> None:
+    assert _reason(_tiff(np.zeros((4, 4, 2), kind), photometric=photometric, extra=extra)) == _refused("a grey TIFF with alpha")
+
+
+def test_a_grey_tiff_of_more_samples() -> None:
+    array = np.dstack([np.full((4, 4), 90, np.uint8), np.zeros((4, 4), np.uint8)])
+    assert (decode(_tiff(array, photometric=1, extra=0)) == 90).all()  # the other is said to be neither color nor alpha
+    for deep in (array.astype(np.uint16), np.dstack([array, array, array]).astype(np.uint16)):
+        what = _refused(f"a grey TIFF of {deep.shape[2]} samples a pixel")
+        assert _reason(_tiff(deep, photometric=1, extra=0)) == what
+
+
+def test_a_tiff_of_other_numbers_or_colors_is_refused() -> None:
+    for kind, number, what in (("i1", 2, "signed"), ("i2", 2, "signed"), ("f4", 3, "floating point"), ("f8", 3, "floating point")):
+        for order in ("<", ">"):
+            data = _tiff(np.ones((4, 4), kind), photometric=1, format=number, order=order)
+            assert _reason(data) == _refused(f"a TIFF of {what} numbers")
+    for photometric in (8, 9, 10):
+        assert _reason(_tiff(np.ones((4, 4, 3), np.uint8), photometric=photometric)) == _refused("a TIFF of Lab colors")
+    three = _save(Image.new("RGB", (4, 4)), "TIFF", tiffinfo={339: (2, 2, 2)})  # three numbers do not fit beside the tag
+    assert _reason(three) == _refused("a TIFF of signed numbers")
+    big = _save(Image.new("L", (4, 4)), "TIFF", tiffinfo={339: 2}, big_tiff=True)
+    assert big[2] == 43
+    assert _reason(big) == _refused("a TIFF of signed numbers")
+    assert decode(_save(Image.fromarray(_scene()), "TIFF", big_tiff=True)).tolist() == _scene().tolist()
+
+
+@pytest.mark.parametrize(
+    ("length", "bits", "seen"),
+    [(124, 0xFF000000, True), (108, 0xFF000000, True), (56, 0xFF000000, True), (124, 0, False), (40, 0, False)],
+)
+@pytest.mark.parametrize("compression", [0, 3])
+def test_alpha_of_a_bmp_is_laid_over_white_where_its_header_names_it(length: int, bits: int, seen: bool, compression: int) -> None:
+    bgra = np.dstack([_scene()[..., ::-1], np.where(np.arange(48) < 24, 0, 255) * np.ones((32, 1))]).astype(np.uint8)
+    masks = struct.pack("<IIII", 0xFF0000, 0xFF00, 0xFF, bits)
+    header = (struct.pack("<IiiHHIIiiII", length, 48, 32, 1, 32, compression, bgra.nbytes, 0, 0, 0, 0) + masks + bytes(68))[:length]
+    if length == 40 and compression == 3:
+        header += masks[:12]
+    start = 14 + len(header)
+    data = b"BM" + struct.pack("<IHHI", start + bgra.nbytes, 0, 0, start) + header + bgra[::-1].tobytes()
+    wanted = _scene().copy()
+    if seen and compression == 3:
+        wanted[:, :24] = 255
+    assert np.array_equal(decode(data), wanted)
+
+
+def test_alpha_of_a_jpeg_2000_is_laid_over_white() -> None:
+    rgba = np.dstack([_scene(), np.where(np.arange(48) < 24, 0, 255) * np.ones((32, 1))]).astype(np.uint8)
+    wanted = _scene().copy()
+    wanted[:, :24] = 255
+    for bare in (False, True):
+        assert np.array_equal(decode(_save(Image.fromarray(rgba), "JPEG2000", no_jp2=bare)), wanted)
+        grey = _save(Image.fromarray(rgba).convert("LA"), "JPEG2000", no_jp2=bare)
+        assert _reason(grey) == _refused("a grey JPEG 2000 image with alpha")
+    half = np.full((32, 32, 4), (100, 100, 100, 128), np.uint8)
+    data = _save(Image.fromarray(half), "JPEG2000")
+    assert decode(data)[0, 0, 0] == 177
+    at = data.find(b"cdef") + 6 + 3 * 6 + 2
+    assert decode(data[:at] + b"\0\2" + data[at + 2 :])[0, 0, 0] == 227  # alpha is in the colors already
+    assert decode(data[:at] + b"\xff\xff" + data[at + 2 :])[0, 0, 0] == 100  # neither color nor alpha
+    cmyk = _save(Image.fromarray(half).convert("CMYK"), "JPEG2000")
+    assert _reason(cmyk) == _refused("a JPEG 2000 image of CMYK colors")
+
+
+def _jp2(array: Any, bits: int) -> bytes:
+    """Grey of 9 to 16 bits, by a header that says so: what OpenCV writes is of 16."""
+    data = cv2.imencode(".jp2", (array.astype(int) - (1 << (bits - 1)) + 32768).astype(np.uint16))[1].tobytes()
+    at = data.find(b"\xff\x4f\xff\x51") + 42
+    return data[:at] + bytes([bits - 1]) + data[at + 1 :]
+
+
+def test_a_jpeg_2000_of_more_than_8_bits() -> None:
+    for bits in (10, 12, 16):
+        array = _ramp((1 << bits) - 1, 1)
+        for chosen in (FULL, AUTO):
+            assert np.abs(decode(_jp2(array, bits), chosen)[..., 0] - array / array.max() * 255).max() <= 1
+        assert not store(_jp2(array, bits), 64).dim
+    dim = _jp2(_ramp(4095, 1), 16)
+    assert store(dim, 64).dim
+    assert np.array_equal(decode(dim, AUTO)[..., 1], decode(dim, Levels(0, 4095))[..., 1])
+    assert np.array_equal(decode(dim, AUTO)[..., 1], np.rint(_ramp(4095, 1) / 4095 * 255))
+    assert decode(dim).max() == 16
+    signed = dim.replace(b"\x0f\1\1\xff", b"\x8f\1\1\xff")
+    assert signed != dim
+    assert _reason(signed) == _refused("a JPEG 2000 image of signed numbers")
+
+
+@pytest.mark.parametrize("brand", [b"avif", b"mif1", b"msf1", b"miaf", b"MA1A", b"MA1B", b"avio"])
+def test_an_avif_by_a_brand_that_it_is_compatible_with(brand: bytes) -> None:
+    image = Image.fromarray(_scene())
+    data = _save_heif(image, "AVIF", exif=_exif(6))
+    assert b"avif" in data[16:32]
+    found = data[:8] + brand + data[12:]
+    assert np.array_equal(decode(found), decode(data))
+    assert decode(found).shape == (48, 32, 3)
+    cut = found[: len(found) // 2]
+    assert _reason(cut) == f"the AVIF {CORRUPT}"
+
+
+def test_a_brand_beyond_the_list_of_brands_does_not_count() -> None:
+    assert _reason(b"\0\0\0\x14ftypnone\0\0\0\0noneavif") == "it is not an image that can be read, or it is corrupt"
+    assert _reason(b"\0\0\0\x14ftypnone\0\0\0\0avif") == f"the AVIF {CORRUPT}"
+
+
+def test_images_of_other_kinds_that_opencv_reads_are_refused() -> None:
+    grey, scene = np.ones((2, 3), "<f4"), np.ones((2, 3, 4), np.uint8)
+    either = "PNG or JPEG"
+    for data, what in (
+        (b"Pf\n3 2\n-1\n" + grey.tobytes(), "a PFM image"),
+        (b"PF\n3 2\n-1\n" + np.dstack([grey] * 3).tobytes(), "a PFM image"),
+        (b"#?RADIANCE\nFORMAT=32-bit_rle_rgbe\n\n-Y 2 +X 3\n" + scene.tobytes(), "a Radiance HDR image"),
+        (b"P7\nWIDTH 3\nHEIGHT 2\nDEPTH 4\nMAXVAL 255\nTUPLTYPE RGB_ALPHA\nENDHDR\n" + scene.tobytes(), "a PAM image"),
+        (struct.pack(">8I", 0x59A66A95, 3, 2, 32, 24, 1, 0, 0) + scene.tobytes(), "a Sun raster image"),
+    ):
+        assert cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED) is not None
+        assert _reason(data) == _refused(what, either)
+
+
+@pytest.mark.parametrize("found", [np.zeros((4, 4), np.uint8), np.zeros((4, 4, 4), np.uint8), np.zeros((4, 4, 3), np.float32)])
+def test_what_is_not_rgb_of_8_bits_is_refused(monkeypatch: pytest.MonkeyPatch, found: Any) -> None:
+    data = _save(Image.fromarray(_scene()), "JPEG")
+    monkeypatch.setattr(cv2, "imdecode", lambda *_: found)
+    assert _reason(data) == "it does not become RGB of 8 bits: convert it to PNG or JPEG"
+
+
+def test_model_keras_is_compared_at_the_levels_of_the_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from job.inference import export
+
+    seen: list[float] = []
+    monkeypatch.setattr(export.keras.models, "load_model", lambda *_, **__: lambda batch: seen.append(batch.max()) or np.zeros((1, 1)))
+    original = _deep(".png", _ramp(4095, 1))
+    assert "over 1 images" in export.apart(tmp_path, [(original, 0.0)], AUTO)
+    assert "over 1 images" in export.apart(tmp_path, [(original, 0.0)])
+    assert seen == [255, 15]
 
 
 def test_store_gives_the_jpeg_of_the_levels() -> None:

@@ -19,12 +19,14 @@ import numpy.typing as npt
 from job.data import headers, heif, signatures
 from job.data.levels import FULL, TOP, Levels, is_dim, table
 from job.data.reasons import Undecodable as Undecodable  # also for those who call us
-from job.data.reasons import reason, too_large
+from job.data.reasons import reason, too_large, unread
 
 Image = npt.NDArray[np.uint8]
 
 QUALITY = 92  # of the stored JPEG; at 160 px about 9 kB an image
-_WITH_MORE = (b"\x89PNG", b"GIF8", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_JP2 = (b"\0\0\0\x0c", b"\xff\x4f\xff\x51")
+_WITH_MORE = (b"\x89PNG", b"GIF8", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", *_JP2)
+_PNM = (b"P2", b"P3", b"P5", b"P6")
 _PHOTOMETRIC, _EXTRA_SAMPLES = 0x0106, 0x0152
 
 cv2.setNumThreads(1)  # images are decoded side by side by the caller's threads
@@ -32,7 +34,7 @@ cv2.setNumThreads(1)  # images are decoded side by side by the caller's threads
 
 @dataclass(frozen=True)
 class Stored:
-    """An image as a shard holds it. `dim`: it was of 16 bits, with all values below 4,096, whatever the levels made of it."""
+    """An image as a shard holds it. `dim`: it was of 16 bits, all values below 4,096 as stored or seen, whatever the levels made of it."""
 
     jpeg: bytes
     dim: bool
@@ -47,6 +49,7 @@ class _Raw:
     multiplied: bool  # alpha is in the colors already
     orientation: int
     white_is_zero: bool
+    ours: bool  # OpenCV's own way to RGB would give other values, or turn it not
 
 
 def decode(data: bytes, levels: Levels = FULL) -> Image:
@@ -72,15 +75,20 @@ def _decode(data: bytes, levels: Levels) -> tuple[Image, bool]:
     """The image, and whether it is dim."""
     if not data:
         raise Undecodable("the file is empty")
-    if signatures.is_heif(data[:12]):
+    if signatures.is_heif(data[: signatures.FIRST]):
         return _flat(*heif.decode(data)), False
+    if not data.startswith(b"\xff\xd8\xff") and (why := unread(data)):
+        raise Undecodable(why)
     try:
         raw = _raw(data) if _needs_more(data) else None
-        dim = raw is not None and is_dim(raw.colors, raw.alpha)
+        seen_dim = raw is not None and raw.white_is_zero and is_dim(TOP - raw.colors, None)
+        dim = seen_dim or (raw is not None and is_dim(raw.colors, raw.alpha))
         low, high = levels.range(dim)
+        if seen_dim and levels.auto:
+            low, high = TOP - high, TOP - low
         if raw is not None and raw.alpha is not None:
             return _over_white(raw, low, high), dim
-        if raw is not None and raw.colors.dtype == np.uint16 and (low, high) != (0, TOP):
+        if raw is not None and (raw.ours or (raw.colors.dtype == np.uint16 and (low, high) != (0, TOP))):
             return _leveled(raw, low, high), dim
         del raw
         image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
@@ -90,12 +98,14 @@ def _decode(data: bytes, levels: Levels) -> tuple[Image, bool]:
         raise Undecodable(too_large(data) or f"does not decode ({error.err or 'OpenCV refuses it'})") from None
     if image is None:
         raise Undecodable(reason(data))
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        raise Undecodable("it does not become RGB of 8 bits: convert it to PNG or JPEG")
     return np.asarray(image, np.uint8), dim
 
 
 def _needs_more(data: bytes) -> bool:
     """Whether it may hold alpha or 16 bits, which decoding to RGB drops."""
-    return data[:4] in _WITH_MORE or (data[:4] == b"RIFF" and data[8:12] == b"WEBP") or data[:2] in (b"P2", b"P3", b"P5", b"P6")
+    return data[:4] in _WITH_MORE or (data[:4] == b"RIFF" and data[8:12] == b"WEBP") or data[:2] in _PNM or headers.bmp_has_alpha(data)
 
 
 def _raw(data: bytes) -> _Raw | None:
@@ -103,18 +113,47 @@ def _raw(data: bytes) -> _Raw | None:
     image, kinds, blocks = cv2.imdecodeWithMetadata(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if image is None or image.dtype not in (np.uint8, np.uint16):
         return None
-    alpha = None
+    alpha, jp2 = None, data[:4] in _JP2
     if image.ndim == 3 and image.shape[2] == 4:
         image, alpha = image[..., :3], image[..., 3]
+        if jp2 and headers.kinds_of_components(data)[3:] not in ([], [1], [2]):  # said to be neither color nor alpha
+            alpha = None
     elif data[:4] == b"\x89PNG" and (grey := headers.transparent_grey(data)) is not None:
         alpha = np.where(image == grey, 0, _top(image)).astype(image.dtype)
-    exif = [bytes(block) for kind, block in zip(kinds, blocks, strict=False) if kind == cv2.IMAGE_METADATA_EXIF]
+    found = [bytes(block) for kind, block in zip(kinds, blocks, strict=False) if kind == cv2.IMAGE_METADATA_EXIF]
+    exif = found[0] if found else headers.exif(data) if data[:4] == b"\x89PNG" else b""  # of an animated PNG none is found
+    orientation, top = headers.orientation(exif), _declared(data, image.dtype == np.uint16)
+    if top != _top(image):
+        image, alpha = _scaled(image, top), None if alpha is None else _scaled(alpha, top)
     deep, tiff = image.dtype == np.uint16, data[:2] in (b"II", b"MM")
     return _Raw(
-        image, alpha, orientation=headers.orientation(exif[0]) if exif else 1,
-        multiplied=tiff and (not deep or headers.tag(data, _EXTRA_SAMPLES) == 1),  # of 8 bits, libtiff hands it out so
+        image, alpha, orientation=orientation,
+        multiplied=_is_multiplied(data, deep) if tiff or jp2 else False,
         white_is_zero=tiff and deep and headers.tag(data, _PHOTOMETRIC) == 0,
+        ours=jp2 or data[:4] == b"RIFF" or data[:2] in _PNM or (orientation > 1 and not found),
     )  # fmt: skip
+
+
+def _is_multiplied(data: bytes, deep: bool) -> bool:
+    if data[:4] in _JP2:
+        return headers.kinds_of_components(data)[3:] == [2]
+    return not deep or headers.tag(data, _EXTRA_SAMPLES) == 1  # of 8 bits, libtiff hands it out so
+
+
+def _declared(data: bytes, deep: bool) -> int:
+    """The value of white as the file's header has it, where OpenCV leaves that to us."""
+    full = TOP if deep else 255
+    if data[:2] in _PNM:
+        return headers.top(data) or full if deep or data[:2] in (b"P5", b"P6") else full
+    if data[:4] in _JP2:
+        return min(full, int((1 << max(1, min(headers.components(data), default=8))) - 1))
+    return full
+
+
+def _scaled(values: npt.NDArray[Any], top: int) -> npt.NDArray[Any]:
+    """Values from 0 to `top` as those of the whole range."""
+    full = _top(values)
+    return np.asarray((np.minimum(values, top).astype(np.uint64) * full + top // 2) // top, values.dtype)
 
 
 def _top(image: npt.NDArray[Any]) -> int:
@@ -135,8 +174,8 @@ def _over_white(raw: _Raw, low: int, high: int) -> Image:
 
 
 def _leveled(raw: _Raw, low: int, high: int) -> Image:
-    """16 bits to 8-bit RGB, from `low` to `high`."""
-    image = table(low, high)[raw.colors]
+    """To 8-bit RGB; of 16 bits, from `low` to `high`."""
+    image = table(low, high)[raw.colors] if raw.colors.dtype == np.uint16 else raw.colors
     if raw.white_is_zero:
         image = 255 - image
     image = image[..., ::-1] if image.ndim == 3 else np.repeat(image[..., None], 3, axis=2)
@@ -146,7 +185,7 @@ def _leveled(raw: _Raw, low: int, high: int) -> Image:
 def _flat(image: Image, multiplied: bool) -> Image:
     """Grey, RGB or RGBA of 8 bits, with or without alpha, as RGB over white."""
     if image.ndim == 3 and image.shape[2] == 4:
-        return _over_white(_Raw(image[..., 2::-1], image[..., 3], multiplied, 1, False), 0, 255)
+        return _over_white(_Raw(image[..., 2::-1], image[..., 3], multiplied, 1, False, True), 0, 255)
     return np.repeat(image[..., None], 3, axis=2) if image.ndim == 2 else image
 
 

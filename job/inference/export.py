@@ -10,6 +10,7 @@ import numpy as np
 
 from job.config.resolve import Resolved
 from job.data import pixels
+from job.data.levels import FULL, Levels
 from job.machine.libraries import keras
 from job.models.network import build_network, exported, variables_of
 from job.storage import local
@@ -30,14 +31,15 @@ def write(folder: Path, config: Resolved, weights: dict[str, Any]) -> None:
     local.sync_folder(folder)
 
 
-def apart(folder: Path, predictions: Iterable[tuple[bytes, float]]) -> str:
+def apart(folder: Path, predictions: Iterable[tuple[bytes, float]], levels: Levels = FULL) -> str:
     """How much the written file's probabilities differ from ours, in words.
 
     Args:
         folder: the run's.
         predictions: image files, stored or original, each with the probability that `evaluate` gives it.
+        levels: of 16-bit originals; the file itself sees 8 bits, and whoever uses it brings them to those.
     """
     model = keras.models.load_model(folder / NAME, safe_mode=True)
-    gaps = [abs(float(model(pixels.decode(data)[None])[0, 0]) - probability) for data, probability in predictions]
+    gaps = [abs(float(model(pixels.decode(data, levels)[None])[0, 0]) - probability) for data, probability in predictions]
     most, mean = f"{np.max(gaps):.2g} at most", f"{np.mean(gaps):.2g} on average"
     return f"its probabilities differ from those of twofold evaluate by {most}, {mean}, over {len(gaps)} images"

@@ -39,7 +39,7 @@ _ARCHIVE_ENDINGS = {
 }  # fmt: skip
 _IMAGE_ENDINGS = (
     (b"\xff\xd8", ".jpg"), (b"\x89PNG", ".png"), (b"GIF8", ".gif"), (b"RIFF", ".webp"), (b"BM", ".bmp"), (b"II*\0", ".tif"),
-    (b"MM\0*", ".tif"), (b"P", ".pnm"), (b"\0\0\0\x0cjP", ".jp2"), (b"\xff\x4f", ".jp2"),
+    (b"MM\0*", ".tif"), (b"II+\0", ".tif"), (b"MM\0+", ".tif"), (b"P", ".pnm"), (b"\0\0\0\x0cjP", ".jp2"), (b"\xff\x4f", ".jp2"),
 )  # fmt: skip
 _NO_DATA = (tarfile.LNKTYPE, tarfile.SYMTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.DIRTYPE, tarfile.FIFOTYPE)
 _OPENERS: dict[str, Callable[[Path], Any]] = {"gzip": gzip.open, "bzip2": bz2.open, "xz": lzma.open}
@@ -164,7 +164,7 @@ def _ending(first: bytes, answer: Answer) -> str:
     if kind:
         return _ARCHIVE_ENDINGS[kind]
     if signatures.is_heif(first):
-        return ".heic" if signatures.is_heic(first) else ".avif"
+        return ".avif" if signatures.is_avif(first) else ".heic"
     if signatures.is_image(first):
         return next(ending for mark, ending in _IMAGE_ENDINGS if first.startswith(mark))
     return ".csv" if answer.kind == "text/csv" else ""
