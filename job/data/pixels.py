@@ -24,6 +24,7 @@ from job.data.reasons import reason, too_large, unread
 Image = npt.NDArray[np.uint8]
 
 QUALITY = 92  # of the stored JPEG; at 160 px about 9 kB an image
+_JPEG = b"\xff\xd8\xff"
 _JP2 = (b"\0\0\0\x0c", b"\xff\x4f\xff\x51")
 _WITH_MORE = (b"\x89PNG", b"GIF8", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", *_JP2)
 _PNM = (b"P2", b"P3", b"P5", b"P6")
@@ -75,22 +76,16 @@ def _decode(data: bytes, levels: Levels) -> tuple[Image, bool]:
     """The image, and whether it is dim."""
     if not data:
         raise Undecodable("the file is empty")
-    if signatures.is_heif(data[: signatures.FIRST]):
-        return _flat(*heif.decode(data)), False
-    if not data.startswith(b"\xff\xd8\xff") and (why := unread(data)):
-        raise Undecodable(why)
+    dim = False
     try:
-        raw = _raw(data) if _needs_more(data) else None
-        seen_dim = raw is not None and raw.white_is_zero and is_dim(TOP - raw.colors, None)
-        dim = seen_dim or (raw is not None and is_dim(raw.colors, raw.alpha))
-        low, high = levels.range(dim)
-        if seen_dim and levels.auto:
-            low, high = TOP - high, TOP - low
-        if raw is not None and raw.alpha is not None:
-            return _over_white(raw, low, high), dim
-        if raw is not None and (raw.ours or (raw.colors.dtype == np.uint16 and (low, high) != (0, TOP))):
-            return _leveled(raw, low, high), dim
-        del raw
+        if not data.startswith(_JPEG):  # most images are, and need none of this
+            if signatures.is_heif(data[: signatures.FIRST]):
+                return _flat(*heif.decode(data)), False
+            if why := unread(data):
+                raise Undecodable(why)
+            ours, dim = _by_us(data, levels)
+            if ours is not None:
+                return ours, dim
         image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
     except cv2.error as error:
         if error.code == cv2.Error.StsNoMem:  # the machine's fault: the image may be a good one
@@ -101,6 +96,23 @@ def _decode(data: bytes, levels: Levels) -> tuple[Image, bool]:
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
         raise Undecodable("it does not become RGB of 8 bits: convert it to PNG or JPEG")
     return np.asarray(image, np.uint8), dim
+
+
+def _by_us(data: bytes, levels: Levels) -> tuple[Image | None, bool]:
+    """An image with alpha or of 16 bits as RGB; None where OpenCV's own way does it. And whether it is dim."""
+    raw = _raw(data) if _needs_more(data) else None
+    if raw is None:
+        return None, False
+    seen_dim = raw.white_is_zero and is_dim(TOP - raw.colors, None)
+    dim = seen_dim or is_dim(raw.colors, raw.alpha)
+    low, high = levels.range(dim)
+    if seen_dim and levels.auto:
+        low, high = TOP - high, TOP - low
+    if raw.alpha is not None:
+        return _over_white(raw, low, high), dim
+    if raw.ours or (raw.colors.dtype == np.uint16 and (low, high) != (0, TOP)):
+        return _leveled(raw, low, high), dim
+    return None, dim
 
 
 def _needs_more(data: bytes) -> bool:
