@@ -475,3 +475,43 @@ def test_a_member_that_stands_twice(tmp_path: Path, scratch: Path) -> None:
             member.size = 3
             tar.addfile(member, io.BytesIO(data))
     assert _read(_put(tmp_path / "a.tar", packed.getvalue()), scratch) == {"a.jpg": b"new"}
+
+
+@pytest.mark.parametrize("pack", [_zip, _tar, _tar_gz])
+def test_archives_one_after_another_are_refused(pack: Callable[[dict[str, bytes]], bytes], tmp_path: Path, scratch: Path) -> None:
+    path = _put(tmp_path / "a.zip", pack(FILES) + pack({"cats/9.jpg": b"nine"}))
+    line = _refused(path, scratch)
+    assert line.startswith(f"{path}: holds ")
+    assert "one after another" in line
+
+
+def test_links_that_lead_nowhere_or_to_a_pipe_are_never_opened(tmp_path: Path, scratch: Path) -> None:
+    pets = tmp_path / "pets"
+    _put(pets / "a.jpg", b"a")
+    os.mkfifo(tmp_path / "pipe")
+    for name, target in (("x", "../pipe"), ("x.csv", "../pipe"), ("self.jpg", "self.jpg"), ("loop", "loop"), ("gone.zip", "no.zip")):
+        (pets / name).symlink_to(target)
+    source = open_source(str(pets), scratch)
+    listing = source.listing
+    assert list(source.read()) == [("a.jpg", b"a")]
+    assert [(entry.name, entry.fault) for entry in listing.entries if entry.fault] == [("self.jpg", "is a broken link to self.jpg")]
+    assert listing.skipped.lines() == [
+        "2 files (a broken link), such as gone.zip",
+        "2 files (a pipe, socket or device), such as x",
+    ]
+
+
+def test_parts_of_an_archive_in_a_folder_are_refused(tmp_path: Path, scratch: Path) -> None:
+    _put(tmp_path / "pets" / "cats" / "1.jpg", b"1")
+    _put(tmp_path / "pets" / "dogs.zip.001", b"PK\x03\x04")
+    assert "holds dogs.zip.001, an archive that cannot be read" in _refused(tmp_path / "pets", scratch)
+
+
+def test_masks_beside_their_images_and_placeholders_are_counted(tmp_path: Path, scratch: Path) -> None:
+    names = ("benign (1).png", "benign (1)_mask.png", "benign (1)_mask_1.png", "other_mask.png")
+    folder = _folder({**dict.fromkeys((f"benign/{name}" for name in names), JPEG), "benign/.2.HEIC.icloud": b"bplist"}, tmp_path / "set")
+    assert sorted(_read(folder, scratch)) == ["benign/benign (1).png", "benign/other_mask.png"]
+    assert open_source(str(folder), scratch).listing.skipped.lines() == [
+        "1 file (not downloaded from iCloud), such as benign/.2.HEIC.icloud",
+        "2 files (the mask of another image), such as benign/benign (1)_mask.png",
+    ]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import os
+import tarfile
 import time
 import zipfile
 from pathlib import Path
@@ -10,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from job.cli import main
+from job.config.schema import Reading
 from job.data.layout import Wanted
 from job.data.sources import contents
 from job.data.survey import survey
@@ -178,3 +181,46 @@ def test_a_zip_is_told_by_its_directory(tmp_path: Path) -> None:
     assert pack(b"one") == before
     os.utime(path)  # copied without its time
     assert contents(str(path)) == before
+
+
+def test_a_tar_that_changes_within_its_size_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "a.tar"
+
+    def pack(content: bytes) -> str:
+        with tarfile.open(path, "w") as archive:
+            member = tarfile.TarInfo("cats/1.jpg")
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+        return contents(str(path))
+
+    before, size = pack(b"one"), path.stat().st_size
+    assert pack(b"two!") != before
+    assert path.stat().st_size == size
+
+
+def test_sources_of_one_name_are_told_apart_by_the_folders_above(tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        _put(tmp_path / split / "images", *_each("cats", 3), *_each("dogs", 3))
+    found = survey([str(tmp_path / split / "images") for split in ("train", "test")], tmp_path)
+    assert found.lines()[1] == "splits: 6 train (folder train), 6 test (folder test)"
+
+
+def test_options_of_other_sources_are_named(tmp_path: Path) -> None:
+    root = _put(tmp_path / "pets", *_each("cats", 3), *_each("dogs", 3))
+    reading = Reading(path_column="a", label_column="b", zip_encoding="gbk")
+    line = "note: without effect here: --path-column, --label-column, --zip-encoding"
+    assert line in survey([str(root)], tmp_path, reading=reading).lines()
+    with zipfile.ZipFile(root / "more.zip", "w") as archive:
+        archive.writestr("cats/9.jpg", JPEG)
+    assert line.removesuffix(", --zip-encoding") in survey([str(root)], tmp_path, reading=reading).lines()
+
+
+def test_the_commonest_reason_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pets = draw_pets(tmp_path / "pets", 4)
+    for k in range(3):
+        (pets / "cats" / f"{k}.jpg").write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
+    assert _cli("prepare", pets, "--out", tmp_path / "out") == 2
+    assert (
+        "lists 3 of 11 images that cannot be read (it is a Git LFS pointer, not the image: run git lfs pull), more"
+        in capsys.readouterr().err
+    )

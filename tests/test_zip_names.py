@@ -75,12 +75,15 @@ def test_another_code_page_is_refused_until_it_is_named(encoding: str, name: str
 def test_an_encoding_that_does_not_fit_or_is_none(tmp_path: Path) -> None:
     path = _zip(tmp_path / "a.zip", "狗/0.jpg".encode("gbk"))
     assert _refused(path, "ascii").startswith(f"--zip-encoding: ascii does not fit the names in {path}; give the one that reads right")
+    assert _refused(path, "idna") == "--zip-encoding: 'idna' is not an encoding; give one such as gbk, shift_jis or cp850"
     assert _refused(path, "gkb") == "--zip-encoding: 'gkb' is not an encoding; give one such as gbk, shift_jis or cp850"
 
 
 def test_the_extra_field_counts_where_it_is_of_this_very_name(tmp_path: Path) -> None:
     raw = "狗/0.jpg".encode("gbk")
     assert _names(_zip(tmp_path / "a.zip", raw, extra=_unicode_path(raw, "狗/0.jpg"))) == ["狗/0.jpg"]
+    plain = b"#U72d7/0.jpg"  # as programs write what their code page lacks
+    assert _names(_zip(tmp_path / "c.zip", plain, extra=_unicode_path(plain, "狗/0.jpg"))) == ["狗/0.jpg"]
     for stale in (_unicode_path(b"other", "猫/0.jpg"), _unicode_path(raw, "狗/0.jpg", version=2), b"\x75\x70\x02\x00ab", b"\x75"):
         assert "--zip-encoding" in _refused(_zip(tmp_path / "b.zip", raw, extra=stale))
 

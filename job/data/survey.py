@@ -79,7 +79,18 @@ def survey(
     for reason, names in (("of the test split, without a class", found.unlabelled), ("of no class, or of another", found.others)):
         if names:
             skipped.add(reason, names[0], len(names), "image")
-    return Survey(found, skipped, tuple(note for listing in listings for note in listing.notes), [*zip(prefixes, sources, strict=True)])
+    return Survey(found, skipped, _notes(listings, reading), [*zip(prefixes, sources, strict=True)])
+
+
+def _notes(listings: Sequence[Listing], reading: Reading) -> tuple[str, ...]:
+    """What the sources have to say, and which options none of them had a use for."""
+    idle = []
+    if not any(listing.is_table for listing in listings):
+        idle += [flag for flag, given in (("--path-column", reading.path_column), ("--label-column", reading.label_column)) if given]
+    if reading.zip_encoding and not any(listing.has_archives for listing in listings):
+        idle.append("--zip-encoding")
+    named = [f"note: without effect here: {', '.join(idle)}"] if idle else []
+    return (*named, *(note for listing in listings for note in listing.notes))
 
 
 def _joined(listings: Sequence[Listing], name: str) -> str:

@@ -56,7 +56,7 @@ class Listing:
     """What a source holds. `tables` are the CSV files beside its images, which may list their classes.
 
     `labels` says where the source itself reads classes from (`column label of list.csv`), `splits` the same of splits;
-    `notes` are lines to be said before anything is read; `unlabelled` is why no entry has a label, where it should.
+    `notes` are lines to be said before anything is read; `is_table` and `has_archives` say which options it heeds.
     """
 
     entries: list[Entry]
@@ -65,7 +65,8 @@ class Listing:
     labels: str = ""
     splits: str = ""
     notes: tuple[str, ...] = ()
-    unlabelled: str = ""
+    is_table: bool = False
+    has_archives: bool = False
 
 
 class Source(Protocol):

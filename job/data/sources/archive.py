@@ -83,6 +83,8 @@ class Archive(Walk):
         self.path, self.where = path, str(path)
         self._scratch, self._encoding = scratch, zip_names.known(zip_encoding)
 
+    has_archives = True
+
     def files(self) -> list[Path]:
         return [self.path]
 

@@ -21,6 +21,7 @@ class Folder(Walk):
     def __init__(self, root: Path, scratch: Path = Path(), zip_encoding: str = "") -> None:
         self.root, self.where = root, str(root)
         self._scratch, self._zip_encoding = scratch, zip_encoding
+        self.has_archives = False
 
     def files(self) -> list[Path]:
         unopened = self._walk(str(self.root), "", (), open_archives=False)
@@ -56,6 +57,7 @@ class Folder(Walk):
         if not names.is_archive(name) or names.what(name, bytes) != names.ARCHIVE:
             yield _member(path, name)
         elif open_archives:
+            self.has_archives = True
             yield from Archive(Path(path), self._scratch, self._zip_encoding).below(name + "/")
         else:
             yield _member(path, name, special=names.IMAGE)  # one of the files that the source consists of

@@ -53,7 +53,11 @@ class Table:
         if all(entry.fault for entry in entries):
             raise self._nothing_found(entries, files)
         return Listing(
-            entries, labels=columns.described(columns.labels), splits=columns.described(columns.splits), notes=self._notes(columns, files)
+            entries,
+            is_table=True,
+            labels=columns.described(columns.labels),
+            splits=columns.described(columns.splits),
+            notes=self._notes(columns, files),
         )
 
     def _entries(self, columns: Columns, files: Files) -> list[Entry]:

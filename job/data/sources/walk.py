@@ -5,7 +5,7 @@ from __future__ import annotations
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from job.data.sources import Entry, Listing, Skipped, names
@@ -32,13 +32,15 @@ class Walk:
     """Lists and reads what `members` meets, which must be the same each time."""
 
     where: str
+    has_archives: bool
 
     def members(self) -> Iterator[Member]:
         raise NotImplementedError
 
     @cached_property
     def listing(self) -> Listing:
-        return self._found[0]
+        found = self._found[0]
+        return replace(found, has_archives=self.has_archives)  # known once all members were met
 
     def read(self) -> Iterator[tuple[str, bytes]]:
         """Each image of the listing with its bytes; of a name that stands twice, the last."""
