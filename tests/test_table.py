@@ -333,14 +333,42 @@ def test_splits_by_other_names(value: str, pets: Path) -> None:
             "path,label,split\nimages/cat0.jpg,cat,train\nimages/cat0.jpg,cat,test\n",
             " line 3: images/cat0.jpg is listed a second time with another split",
         ),
-        ('path,label\n"images/cat0.jpg,cat\nimages/cat1.jpg",cat\n', " line 3: a path of several lines ends here; close the quote"),
+        (
+            'path,label\n"images/cat0.jpg,cat\nimages/cat1.jpg",cat\n',
+            " line 2: a quoted cell of 2 lines begins here and holds delimiters; close the quote",
+        ),
+        ('path,label\n"images/\ncat0.jpg",cat\n', " line 2: a path of several lines begins here; close the quote"),
         ("sep=;\npath;label\n;cat\n", " line 3: has no path"),
-        ('path,label\n"' + "x" * 140_000, ": cannot be read as CSV (field larger than field limit (131072)); check its quotes"),
+        (
+            'path,label\n"' + "x" * 140_000,
+            " line 2: the row that begins here cannot be read as CSV (field larger than field limit (131072)); check",
+        ),
     ],
 )
 def test_mistakes(text: str, line: str, pets: Path) -> None:
     _put(pets / "raw")
     assert _refused(_csv(pets, text)).startswith(line)
+
+
+@pytest.mark.parametrize(
+    ("cells", "line"),
+    [
+        (("x", '"broken', "x", 'end"', "x"), " line 4: a quoted cell of 3 lines begins here and holds delimiters; close the quote"),
+        (("x", "x", "x", '"broken', "x"), " line 6: the row that begins here cannot be read as CSV (unexpected end of data); check"),
+        (("x", '"inch', "x", '"inch', "x"), " line 4: the row that begins here cannot be read as CSV (',' expected after '\"'); check"),
+        (("x", '"a\nb"', '"c\r\nd\n\ne\nf\ng"', "x", "x"), " line 6: a quoted cell of 6 lines begins here; close the quote"),
+        (("x", '"a\nb\nc"', '"broken', 'x"', "x"), " line 7: a quoted cell of 2 lines begins here and holds delimiters; close the quote"),
+    ],
+)
+def test_a_quote_that_is_not_closed_in_a_column_that_nobody_reads(cells: Sequence[str], line: str, pets: Path) -> None:
+    text = "\npath,label,note\n" + "".join(f"images/cat{number}.jpg,cat,{cell}\n" for number, cell in enumerate(cells))
+    assert _refused(_csv(pets, text)).startswith(line)
+    assert _refused(_csv(pets, text), labels=False).startswith(line)
+
+
+def test_a_note_of_a_few_lines(pets: Path) -> None:
+    listing = _listing(_csv(pets, 'path,label,note\nimages/cat0.jpg,cat,"a\nb\n"\nimages/dog0.jpg,dog," ""c"" "\n'))
+    assert [entry.label for entry in listing.entries] == ["cat", "dog"]
 
 
 @pytest.mark.parametrize("encoding", ["latin-1", "utf-16-le", "utf-32"])

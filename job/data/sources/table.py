@@ -77,7 +77,7 @@ class Table:
         if not path:
             raise UserError(f"{self.path} line {line}", "has no path", "complete or delete it")
         if "\n" in path or "\r" in path:
-            raise UserError(f"{self.path} line {line}", "a path of several lines ends here", "close the quote that was opened above")
+            raise UserError(f"{self.path} line {line}", "a path of several lines begins here", "close the quote")
 
     def _file(self, path: str, split: str | None, line: int, files: Files) -> str | None:
         try:
