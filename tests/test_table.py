@@ -255,7 +255,12 @@ def test_one_hot_beside_flags_that_are_not_used(pets: Path) -> None:
     assert [(entry.label, entry.split) for entry in listing.entries] == [("cat", "train"), ("dog", "test")]
 
 
-@pytest.mark.parametrize("name", ["split", "Splits", "set", "subset", "data set", "data_set", "partition", "phase", "Usage"])
+@pytest.mark.parametrize("name", [
+    "split", "Splits", "set", "sets", "subset", "data set", "data_set", "partition", "phase", "Usage", "data_split", "dataset_split",
+    "Data Split", "train_test", "train/test", "trainval", "split_name", "fold", "group", "stage", "mode", "type", "role", "dataset_type",
+    "",
+    "which", "name", "test", "eval_set",
+])  # fmt: skip
 def test_names_of_the_column_of_splits(name: str, pets: Path) -> None:
     listing = _listing(_csv(pets, f"path,label,{name}\nimages/cat0.jpg,cat,Training\nimages/dog0.jpg,dog,val\n"))
     assert [entry.split and split_of(entry.split) for entry in listing.entries] == ["train", "validation"]
@@ -272,7 +277,15 @@ def test_names_of_the_column_of_splits(name: str, pets: Path) -> None:
         ("is_train,is_test", ("1,0", "0,1", "0,0"), ("train", "test", "validation")),
         ("is_train,is_valid", ("1,0", "0,1", "0,0"), ("train", "validation", "test")),
         ("is_train,is_valid,is_test", ("1,0,0", "0,1,0", "0,0,1"), ("train", "validation", "test")),
-        ("split,is_test", ("train,1", "test,0"), ("train", "test")),
+        ("split,is_test", ("train,0", "test,1", "val,0", ",1", ",0"), ("train", "test", "val", "test", "train")),
+        ("split,is_test,Set", ("train,,TRAIN", ",,test"), ("train", "test")),
+        ("test,is_test", ("1,yes", "0,no"), ("test", "train")),
+        *(
+            (name, ("1", "0"), ("train", "test"))
+            for name in ("is_training", "train", "in_train", "istrainset", "train_flag", "Is Training")
+        ),
+        *((name, ("true", "no"), ("test", "train")) for name in ("test", "testing", "holdout", "for_test", "is_eval", "is_test_set")),
+        *((name, ("1", "0"), ("validation", "train")) for name in ("val", "is_dev", "validation")),
     ],
 )
 def test_splits(header: str, values: Sequence[str], splits: Sequence[str], pets: Path) -> None:
@@ -287,6 +300,8 @@ def test_splits(header: str, values: Sequence[str], splits: Sequence[str], pets:
         ("split", ("red", "blue"), ": column split has the unknown split 'blue'; use train, validation or test"),
         ("Set", ("train", "red"), ": column Set has the unknown split 'red'; use train, validation or test"),
         ("is_valid", ("0", "maybe"), ": column is_valid has the value 'maybe'; use true or false"),
+        ("in_test", ("0", "maybe"), ": column in_test has the value 'maybe'; use true or false"),
+        ("train_test", ("train", "red"), ": column train_test has the unknown split 'red'; use train, validation or test"),
         ("is_valid,is_test", ("0,0", "1,1"), " line 3: is_valid and is_test say more than one split; set exactly one of them"),
         ("is_train,is_valid,is_test", ("0,0,0",), " line 2: is_train, is_valid and is_test say no split; set exactly one of them"),
     ],
@@ -294,6 +309,48 @@ def test_splits(header: str, values: Sequence[str], splits: Sequence[str], pets:
 def test_splits_that_nobody_can_read(header: str, values: Sequence[str], line: str, pets: Path) -> None:
     rows = [f"images/cat{number}.jpg,cat,{value}\n" for number, value in enumerate(values)]
     assert _refused(_csv(pets, f"path,label,{header}\n{''.join(rows)}")).startswith(line)
+
+
+@pytest.mark.parametrize(
+    ("header", "values", "line"),
+    [
+        ("split,Split", ("train,train", "train,test"), "columns split (train) and Split (test)"),
+        ("set,split", ("train,train", "train,val"), "columns split (val) and set (train)"),
+        ("split,split", ("train,train", "train,test"), "columns split (column 3) (train) and split (column 4) (test)"),
+        ("split,is_test", ("train,0", "train,1"), "columns split (train) and is_test (1)"),
+        ("split,is_test", ("test,1", "test,0"), "columns split (test) and is_test (0)"),
+        ("type,stage", ("test,test", "train,test", "train,train"), "columns type (train) and stage (test)"),
+        ("test,is_test", ("1,1", "1,0"), "columns test (1) and is_test (0)"),
+    ],
+)
+def test_columns_of_splits_that_contradict_each_other(header: str, values: Sequence[str], line: str, pets: Path) -> None:
+    rows = "".join(f"images/cat{number}.jpg,cat,{value}\n" for number, value in enumerate(values))
+    path = _csv(pets, f"path,label,{header}\n{rows}")
+    assert _refused(path).startswith(f" line 3: {line} contradict each other on the split; correct the row")
+    assert len(_listing(path, labels=False).entries) == len(values)
+
+
+@pytest.mark.parametrize("values", [("train", "red"), ("test", "A"), ("test", "test"), ("train", "train.jpg")])
+def test_a_column_that_may_hold_splits_and_does_not(values: Sequence[str], pets: Path) -> None:
+    rows = "".join(f"images/cat{number}.jpg,cat,{value}\n" for number, value in enumerate(values))
+    listing = _listing(_csv(pets, f"path,label,stage\n{rows}"))
+    assert [entry.split for entry in listing.entries] == [None, None]
+    one, other = sorted(values, key=lambda value: split_of(value) is None or "." in value)
+    told = f"column stage is not taken for splits: {one} reads as a split, {other} does not"
+    assert listing.notes == (("columns not used: stage",) if one == other else ("columns not used: stage", told))
+
+
+@pytest.mark.parametrize("name", ["invalid", "test_result", "train_label", "no_test", "weight", "id"])
+def test_bits_that_are_not_flags_of_splits(name: str, pets: Path) -> None:
+    listing = _listing(_csv(pets, f"path,label,{name}\nimages/cat0.jpg,cat,0\nimages/dog0.jpg,dog,1\n"))
+    assert [entry.split for entry in listing.entries] == [None, None]
+
+
+def test_names_of_images_are_not_splits(pets: Path) -> None:
+    rows = "".join(f"images/{name}.jpg,{kind},{'test' if _is_held_back(name) else 'train'}_{name}\n" for name, kind in NAMES)
+    listing = _listing(_csv(pets, f"path,label,name\n{rows}"))
+    assert {entry.split for entry in listing.entries} == {None}
+    assert listing.splits == ""
 
 
 @pytest.mark.parametrize("name", ["set", "dataset", "usage", "phase"])

@@ -53,14 +53,17 @@ class Table:
         if all(entry.fault for entry in entries):
             raise self._nothing_found(entries, files)
         return Listing(
-            entries, labels=columns.described(columns.labels), splits=columns.described(columns.splits), notes=self._notes(columns, files)
+            entries,
+            labels=columns.described(columns.labels),
+            splits=columns.described(columns.splits.places),
+            notes=self._notes(columns, files),
         )
 
     def _entries(self, columns: Columns, files: Files) -> list[Entry]:
         found: dict[str, Entry] = {}
         bare: list[int] = []  # lines without a label
         for line, row in columns.sheet.rows():
-            path, label, split = row[columns.path], columns.label(row), columns.split(row, line)
+            path, label, split = row[columns.path], columns.label(row), columns.splits.of(row, line)
             self._require_path(path, line)
             if self.labels and not label and (split is None or split_of(split) != "test"):
                 bare.append(line)
@@ -105,7 +108,8 @@ class Table:
 
     def _notes(self, columns: Columns, files: Files) -> tuple[str, ...]:
         found = [f"paths found {how}: {count:,}" for how, count in files.how.items()]
-        return tuple(note for note in (self.labels and columns.unused(), *found) if note)
+        told = (columns.unused(), *columns.splits.notes) if self.labels else ()
+        return tuple(note for note in (*told, *found) if note)
 
 
 def _told(entry: Entry) -> tuple[str, str | None]:

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 from job.config.options import nearest
 from job.config.schema import Reading
-from job.data.sources import names
+from job.data.sources import names, table_splits
+from job.data.sources.table_splits import MOST, TRUE, Splits
 from job.data.sources.table_text import Sheet, loose
-from job.data.splits import split_of
 from job.errors import UserError
 
 # in their loose form, the first of a list that a CSV has is used
@@ -22,57 +22,29 @@ PATHS = (
 LABELS = (
     "label", "labels", "class", "classes", "classname", "target", "targets", "category", "categories", "y", "dx", "diagnosis",
 )  # fmt: skip
-_SURELY_SPLITS = ("split", "splits")
-_PERHAPS_SPLITS = ("set", "subset", "dataset", "partition", "phase", "usage")
-_FLAGS = {
-    "istrain": "train", "istest": "test", "isvalid": "validation", "isval": "validation", "isvalidation": "validation",
-}  # fmt: skip
 KNOWN = frozenset((*PATHS, *LABELS))
-_TRUE, _FALSE = ("1", "1.0", "true", "t", "yes", "y"), ("0", "0.0", "false", "f", "no", "n", "")
 _BITS = frozenset(("0", "1", "0.0", "1.0", "true", "false"))
 _WHOLE = re.compile(r"(-?\d+)\.0+")
-_VALUES = 64  # different values of a column that are looked at
 _SHOWN = 10  # names of columns in a line
 
 
 @dataclass(frozen=True)
 class Columns:
-    """The places of the columns that are read. `labels` are two where each class has its own, with 1 in the rows of the class.
-
-    `flags` are the splits that the columns in `splits` tell by true and false; without, one column names the split.
-    """
+    """The places of the columns that are read. `labels` are two where each class has its own, with 1 in the rows of the class."""
 
     sheet: Sheet
     path: int
-    labels: tuple[int, ...] = ()
-    splits: tuple[int, ...] = ()
-    flags: tuple[str, ...] = ()
+    labels: tuple[int, ...]
+    splits: Splits
 
     def label(self, row: Sequence[str]) -> str:
         """The class of a row; empty where it has none."""
         if len(self.labels) == 2:
-            return next((self.sheet.header[at] for at in self.labels if row[at].lower() in _TRUE), "")
+            return next((self.sheet.header[at] for at in self.labels if row[at].lower() in TRUE), "")
         return _label(row[self.labels[0]]) if self.labels else ""
 
-    def split(self, row: Sequence[str], line: int) -> str | None:
-        """The split of a row, None where it has none.
-
-        Raises:
-            UserError: its flags contradict each other.
-        """
-        if not self.flags:
-            return (row[self.splits[0]] or None) if self.splits else None
-        told = {split for at, split in zip(self.splits, self.flags, strict=True) if row[at].lower() in _TRUE}
-        rest = [split for split in ("train", "test", "validation") if split not in self.flags]
-        if not told and rest:
-            return rest[0]
-        if len(told) != 1:
-            what = f"{_and(self.name_all(self.splits))} say {'more than one' if told else 'no'} split"
-            raise UserError(f"{self.sheet.path} line {line}", what, "set exactly one of them to true")
-        return told.pop()
-
     def name_all(self, places: Iterable[int]) -> list[str]:
-        return [self.sheet.header[at] for at in places]
+        return [self.sheet.called(at) for at in places]
 
     def described(self, places: Sequence[int]) -> str:
         """Columns as a log line names them; empty for none."""
@@ -81,7 +53,7 @@ class Columns:
 
     def unused(self) -> str:
         """The columns that are not read, as a note; empty for none."""
-        used = {self.path, *self.labels, *self.splits}
+        used = {self.path, *self.labels, *self.splits.places}
         rest = [name for at, name in enumerate(self.sheet.header) if at not in used and name]
         return f"columns not used: {listed(rest)}" if rest else ""
 
@@ -104,10 +76,11 @@ def find(sheet: Sheet, reading: Reading, labels: bool) -> Columns:
     if labels and reading.label_column:
         label = (_named(sheet, "--label-column", reading.label_column),)
     values = _values(sheet)
-    splits, flags = _split_columns(sheet, values, (path, *label), strict=labels)
+    free = [at for at, name in enumerate(sheet.header) if at not in (path, *label) and loose(name) not in LABELS]
+    splits = table_splits.find(sheet, values, free, [at for at in free if loose(sheet.header[at]) in PATHS], strict=labels)
     if labels and not label:
-        label = _label_column(sheet, values, path) or _one_hot(sheet, values, {path, *splits})
-    return Columns(sheet, path, label, splits, flags)
+        label = _label_column(sheet, values, path) or _one_hot(sheet, values, {path, *splits.places})
+    return Columns(sheet, path, label, splits)
 
 
 def listed(columns: Sequence[str]) -> str:
@@ -158,38 +131,11 @@ def _values(sheet: Sheet) -> list[set[str]]:
     for _, row in sheet.rows():
         for at, values in open_:
             values.add(row[at])
-        if any(len(values) > _VALUES for _, values in open_):
-            open_ = [(at, values) for at, values in open_ if len(values) <= _VALUES]
+        if any(len(values) > MOST for _, values in open_):
+            open_ = [(at, values) for at, values in open_ if len(values) <= MOST]
     for values in found:
         values.discard("")
     return found
-
-
-def _split_columns(sheet: Sheet, values: list[set[str]], used: Sequence[int], strict: bool) -> tuple[tuple[int, ...], tuple[str, ...]]:
-    """The column of splits, or those of flags with the split that each tells.
-
-    Raises:
-        UserError: a value cannot be read, and `strict`.
-    """
-    header = [loose(name) if at not in used else "" for at, name in enumerate(sheet.header)]
-    for name in (*_SURELY_SPLITS, *_PERHAPS_SPLITS):
-        at = header.index(name) if name in header else -1
-        unread = sorted(value for value in values[at] if split_of(value) is None) if at >= 0 else []
-        if at < 0 or not values[at] or (len(unread) == len(values[at]) and name in _PERHAPS_SPLITS):
-            continue
-        if unread and strict:
-            what = f"column {sheet.header[at]} has the unknown split {unread[0]!r}"
-            raise UserError(str(sheet.path), what, "use train, validation or test, or call the column otherwise")
-        if not unread:
-            return (at,), ()
-    flags = [at for at, name in enumerate(header) if name in _FLAGS]
-    for at in flags:
-        strange = sorted(value for value in values[at] if value.lower() not in _TRUE + _FALSE)
-        if strange:
-            if strict:
-                raise UserError(str(sheet.path), f"column {sheet.header[at]} has the value {strange[0]!r}", "use true or false")
-            return (), ()
-    return tuple(flags), tuple(_FLAGS[header[at]] for at in flags)
 
 
 def _label_column(sheet: Sheet, values: list[set[str]], path: int) -> tuple[int, ...]:
@@ -215,7 +161,7 @@ def _one_hot(sheet: Sheet, values: list[set[str]], used: set[int]) -> tuple[int,
     Raises:
         UserError: there are no such columns, or more than two.
     """
-    free = [at for at, name in enumerate(sheet.header) if name and at not in used and loose(name) not in _FLAGS]
+    free = [at for at, name in enumerate(sheet.header) if name and at not in used and not table_splits.is_split(name)]
     bits = [at for at in free if values[at] and {value.lower() for value in values[at]} <= _BITS]
     where, found = str(sheet.path), listed([sheet.header[at] for at in bits])
     if len(bits) > 2:
@@ -226,7 +172,7 @@ def _one_hot(sheet: Sheet, values: list[set[str]], used: set[int]) -> tuple[int,
         raise UserError(where, what, "name one with --label-column")
     for line, row in sheet.rows():
         cells = [row[at].lower() for at in bits]
-        if any(cells) and sum(cell in _TRUE for cell in cells) != 1:
+        if any(cells) and sum(cell in TRUE for cell in cells) != 1:
             what = f"has no column of labels, and not exactly one of {_and([sheet.header[at] for at in bits])} is 1 in line {line}"
             raise UserError(where, what, "name one with --label-column")
     return tuple(bits)
