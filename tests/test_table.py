@@ -214,7 +214,7 @@ def test_a_column_of_labels_that_is_called_as_splits_are(pets: Path) -> None:
 def test_two_columns_of_labels(pets: Path) -> None:
     rows = [("cat0", "cat", "0", "x"), ("cat1", "cat", "1", "y"), ("dog0", "dog", "1", "z")]
     text = "path,label,target,class\n" + "".join(f"images/{name}.jpg,{','.join(rest)}\n" for name, *rest in rows)
-    line = ": its labels could be label or target; name one with --label-column"
+    line = ": its labels could be label (2 values: cat, dog) or target (2 values: 0, 1); name one with --label-column"
     assert _refused(_csv(pets, text)) == line
     listing = _listing(_csv(pets, text), label_column="target")
     assert [entry.label for entry in listing.entries] == ["0", "1", "1"]
@@ -225,9 +225,77 @@ def test_two_columns_of_labels(pets: Path) -> None:
     assert [entry.label for entry in partly.entries] == ["cat", "cat", "dog"]
 
 
-def test_the_column_of_labels_is_the_one_with_two_values(pets: Path) -> None:
-    listing = _listing(_csv(pets, "path,label,target\nimages/cat0.jpg,a,0\nimages/cat1.jpg,b,0\nimages/dog0.jpg,c,1\n"))
-    assert listing.labels == "column target of list.csv"
+@pytest.mark.parametrize(
+    ("header", "rows", "line"),
+    [
+        ("label,target", ("a,0", "b,0", "c,1"), "label (3 values: a, b, c) or target (2 values: 0, 1)"),
+        ("label,category", ("cat,in", "cta,out", "dog,in"), "label (3 values: cat, cta, dog) or category (2 values: in, out)"),
+        ("target,diagnosis", ("0,a", "1,b", "0,a", "1,a"), "target (2 values: 0, 1) or diagnosis (2 values: a, b)"),
+        ("target,y", ("0,1", "1,0", "0,1"), "target (2 values: 0, 1) or y (2 values: 0, 1)"),
+        ("class,diagnosis", ("a,x", "a,y", "a,x"), "class (1 value: a) or diagnosis (2 values: x, y)"),
+        ("y,label,category", ("0,Cat,in", "0,cats,out", "1,dog,in"), "label (2 values: cat, dog) or category (2 values: in, out)"),
+    ],
+)
+def test_columns_of_which_each_could_be_the_labels(header: str, rows: Sequence[str], line: str, pets: Path) -> None:
+    text = f"path,{header}\n" + "".join(f"images/cat{number}.jpg,{row}\n" for number, row in enumerate(rows))
+    assert _refused(_csv(pets, text)) == f": its labels could be {line}; name one with --label-column"
+
+
+@pytest.mark.parametrize(("rows", "count"), [(("cat,in", "dog,in", "cat,out"), 2), (("a,a", "b,c", "c,b"), 3)])
+def test_two_columns_of_labels_of_one_name(rows: Sequence[str], count: int, pets: Path) -> None:
+    text = "path,label,label\n" + "".join(f"images/cat{number}.jpg,{row}\n" for number, row in enumerate(rows))
+    line = _refused(_csv(pets, text))
+    assert line.startswith(f": its labels could be label (column 2) ({count} values: ")
+    assert line.endswith("; rename one of them")
+
+
+def test_spellings_of_two_classes(pets: Path) -> None:
+    listing = _listing(_csv(pets, "path,label,y\nimages/cat0.jpg,Cat,1\nimages/cat1.jpg,cats,1\nimages/dog0.jpg,dog,0\n"))
+    assert listing.labels == "column label of list.csv"
+    assert [entry.label for entry in listing.entries] == ["Cat", "cats", "dog"]
+
+
+@pytest.mark.parametrize("word", ["nan", "NaN", "NA", "n/a", "NULL", "None", "<NA>"])
+def test_words_for_no_label(word: str, pets: Path) -> None:
+    text = f"path,label,y,split\nimages/cat0.jpg,cat,{word},train\nimages/dog0.jpg,{word},1,test\n"
+    assert [entry.label for entry in _listing(_csv(pets, text)).entries] == ["cat", None]
+    start = f": has 1 row without a label ({word}), the first in line 3; complete or delete them;"
+    assert _refused(_csv(pets, text.replace("test", "train"))).startswith(start)
+
+
+@pytest.mark.parametrize(
+    ("header", "rows", "line"),
+    [
+        ("animal,male,female", ("cat,1,0", "dog,1,0", "dog,0,1"), "the columns male and female, or animal (2 values: cat, dog)"),
+        ("blurry,sharp,animal", ("1,0,cat", "0,1,dog", "0,1,cat"), "the columns blurry and sharp, or animal (2 values: cat, dog)"),
+        ("animal,on,off", ("cat,1,0", "dog,1,0", "cow,0,1"), ""),
+        ("animal,on,off", ("cat,1,0", "dog,1,0", "cow,0,1", "cow,1,0"), "the columns on and off, or animal (3 values: cat, cow, dog)"),
+        ("age,on,off", ("1,1,0", "2,1,0", "3.5,0,1", "3.5,1,0"), ""),
+        ("age,on,off", ("1,1,0", "2,1,0", "2,0,1"), "the columns on and off, or age (2 values: 1, 2)"),
+        ("sex,cat,dog", ("f,1,0", ",1,0", "m,0,1"), ""),
+    ],
+)
+def test_columns_of_bits_beside_one_that_could_be_the_labels(header: str, rows: Sequence[str], line: str, pets: Path) -> None:
+    path = _csv(pets, f"path,{header}\n" + "".join(f"images/cat{number}.jpg,{row}\n" for number, row in enumerate(rows)))
+    if line:
+        assert _refused(path) == f": its labels could be {line}; name one with --label-column, or delete what is none"
+    else:
+        assert len(_listing(path).labels.split(" and ")) == 2
+
+
+def test_flags_of_splits_are_not_one_hot(pets: Path) -> None:
+    path = _csv(pets, "path,species,train,test\nimages/cat0.jpg,cat,1,0\nimages/dog0.jpg,dog,0,1\n")
+    assert _refused(path).startswith(": has no known column of labels (its columns: path, species, train, test); name one")
+    assert [entry.split for entry in _listing(path, label_column="species").entries] == ["train", "test"]
+
+
+def test_names_of_columns_that_fit_two(pets: Path) -> None:
+    path = _csv(pets, "path,my_label,mylabel,x,x\nimages/cat0.jpg,cat,a,1,2\n")
+    assert [entry.label for entry in _listing(path, label_column="mylabel").entries] == ["a"]
+    line = f"--label-column: 'My Label' could be the columns my_label and mylabel of {path}; write it as it stands there"
+    assert _refused(path, label_column="My Label") == line
+    line = f"--label-column: 'x' could be the columns x (column 4) and x (column 5) of {path}; rename one of them"
+    assert _refused(path, label_column="x") == line
 
 
 @pytest.mark.parametrize(

@@ -9,10 +9,10 @@ from pathlib import Path
 
 from job.config.schema import Reading
 from job.console import counted
+from job.data.class_names import same_class
 from job.data.sources import Entry, Listing, table_columns, table_text
 from job.data.sources.table_columns import Columns
 from job.data.sources.table_files import Ambiguous, Files
-from job.data.sources.walk import nfc
 from job.data.splits import split_of
 from job.errors import UserError
 
@@ -61,19 +61,21 @@ class Table:
 
     def _entries(self, columns: Columns, files: Files) -> list[Entry]:
         found: dict[str, Entry] = {}
-        bare: list[int] = []  # lines without a label
+        bare: list[tuple[int, str]] = []  # lines without a label, and what they have instead
         for line, row in columns.sheet.rows():
             path, label, split = row[columns.path], columns.label(row), columns.splits.of(row, line)
             self._require_path(path, line)
             if self.labels and not label and (split is None or split_of(split) != "test"):
-                bare.append(line)
+                bare.append((line, row[columns.labels[0]] if len(columns.labels) == 1 else ""))
                 continue
             name = self._file(path, split, line, files)
             entry = Entry(name or path, label or None, split, "" if name else _MISSING)
             self._require_same(found.setdefault(entry.name, entry), entry, line)
         if bare:
-            what = f"has {counted(len(bare), 'row')} without a label, the first in line {bare[0]}"
-            raise UserError(str(self.path), what, "complete or delete them; only rows of the test split may have none")
+            line, word = bare[0]
+            what = f"has {counted(len(bare), 'row')} without a label{f' ({word})' if word else ''}, the first in line {line}"
+            fix = f"; a class of that name must be called otherwise than {word}" if word else ""
+            raise UserError(str(self.path), what, f"complete or delete them; only rows of the test split may have none{fix}")
         return list(found.values())
 
     def _require_path(self, path: str, line: int) -> None:
@@ -114,4 +116,4 @@ class Table:
 
 def _told(entry: Entry) -> tuple[str, str | None]:
     """What a row says of its image, whatever the spelling."""
-    return nfc(entry.label or "").casefold(), split_of(entry.split) if entry.split else None
+    return same_class(entry.label or ""), split_of(entry.split) if entry.split else None
