@@ -462,6 +462,7 @@ def test_splits_by_other_names(value: str, pets: Path) -> None:
             'path,label\n"images/cat0.jpg,cat\nimages/cat1.jpg",cat\n',
             " line 2: a quoted cell of 2 lines begins here and holds delimiters; close the quote",
         ),
+        ('path,label\nimages/cat0.jpg,"cat\nbig"\n', " line 2: a label of several lines begins here; close the quote"),
         ('path,label\n"images/\ncat0.jpg",cat\n', " line 2: a path of several lines begins here; close the quote"),
         ("sep=;\npath;label\n;cat\n", " line 3: has no path"),
         (
@@ -671,9 +672,75 @@ def test_nothing_is_found(example: str, archive: str, end: str, pets: Path) -> N
     if archive:
         _put(pets / archive)
     line = _refused(_csv(pets, f"path,label\n{example},cat\nno/2.jpg,dog\n"))
-    start = f": lists 2 files, none of which is found, such as {example}"
+    start = f": lists 2 files, none of which is found, such as {example.replace('=2', '=...')}"
     assert line.startswith(start)
     assert line.removeprefix(start).lstrip(", ").startswith(end.format(pets))
+
+
+def test_secrets_of_addresses_are_not_shown(pets: Path) -> None:
+    address = "https://ann:PASSWORD@x.org/{}.jpg?sig=SIGNATURE{}"
+    rows = [(address.format(*end), "cat") for end in ((1, 1), (1, 2), (2, 1))] + [("https://x.org/3.jpg?page=1", "cat")]
+    text = "path,label\n" + "".join(f"{path},{label}\n" for path, label in [*rows, ("https://x.org/3.jpg?page=2", "dog")])
+    line = _refused(_csv(pets, text))
+    assert line.startswith(": lists 4 files, none of which is found, such as https://x.org/1.jpg?sig=...: downloads")
+    listing = _listing(_csv(pets, text + "images/cat0.jpg,cat\n"))
+    shown = [f"https://x.org/{end}" for end in ("1.jpg?sig=...", "2.jpg?sig=...", "3.jpg?page=...", "3.jpg?page=... (line 6)")]
+    assert [entry.name for entry in listing.entries] == [*shown, "images/cat0.jpg"]
+    twice = _refused(_csv(pets, text + f"{address.format(2, 3)},dog\n"))
+    assert twice == " line 7: https://x.org/2.jpg?sig=... is listed a second time with another label; keep one"
+    header = _refused(_csv(pets, f"{address.format(1, 1)},images/cat0.jpg\n"))
+    assert header.startswith(": has no header: its first line is 'https://x.org/1.jpg?sig=...,images/cat0.jpg'")
+    column = _refused(_csv(pets, f"{address.format(1, 1)},x\n1,2\n"))
+    assert column == ": has no known column of paths (its columns: https://x.org/1.jpg?sig=..., x); name one with --path-column"
+
+
+def test_names_in_errors_are_short_and_in_one_line(pets: Path) -> None:
+    long = "x" * 500
+    for text in (
+        f'"a\nb\n{long}",label\n1,2\n',
+        f'path,"a\nb{long}"\n1,2\n',
+        f'path,label,split\nimages/cat0.jpg,cat,"{long}\nred"\n',
+        f'path,label,"is_\ntest"\nimages/cat0.jpg,cat,{long}\n',
+        f'path,label,y\nimages/cat0.jpg,"{long}\na",1\nimages/cat1.jpg,b,1\nimages/cat2.jpg,b,2\n',
+        f"path,label\n{long}.jpg,cat\n",
+        f"path,label\n{long}.jpg,cat\n{long}.jpg,dog\n",
+    ):
+        assert len(_refused(_csv(pets, text))) < 420
+
+
+@pytest.mark.parametrize(
+    ("header", "rows", "line"),
+    [
+        ("image,filename", ("cat0,cat0", "cat1,dog1"), "3: its file could be F/dog1.jpg of column filename, or F/cat1.jpg of column image"),
+        ("path,path", ("cat0,dog0",), "2: its file could be F/cat0.jpg of column path (column 1), or F/dog0.jpg of column path (column 2)"),
+        ("path,id", ("cat0,dog0",), "2: its file could be F/cat0.jpg of column path, or F/dog0.jpg of column id"),
+    ],
+)
+def test_two_columns_of_paths_that_name_two_files(header: str, rows: Sequence[str], line: str, pets: Path) -> None:
+    rows = [",".join(f"images/{cell}.jpg" for cell in row.split(",")) + ",cat\n" for row in rows]
+    path = _csv(pets, f"{header},label\n{''.join(rows)}")
+    fix = "rename one of them" if header == "path,path" else "name one with --path-column"
+    for labels in (True, False):
+        assert _refused(path, labels) == f" line {line.replace('F/', 'images/')}; {fix}"
+    if header == "image,filename":
+        assert [entry.name for entry in _listing(path, path_column="image").entries] == ["images/cat0.jpg", "images/cat1.jpg"]
+
+
+@pytest.mark.parametrize("header", ["path,filename", "path,path", "file,id"])
+def test_two_columns_of_paths_of_which_one_names_no_file(header: str, pets: Path) -> None:
+    rows = "".join(f"images,{name}.jpg,{kind}\n" for name, kind in NAMES)
+    listing = _listing(_csv(pets, f"{header},label\n{rows}"))
+    assert [entry.name for entry in listing.entries] == [f"images/{name}.jpg" for name, _ in NAMES]
+    assert listing.notes[1].startswith("paths are read from column ")
+    assert listing.notes[1].endswith(" is found")
+    few = "".join(f"images,{name if number < 10 else 'gone'}.jpg,cat\n" for number, (name, _) in enumerate(NAMES))
+    assert ", none of which is found, such as images" in _refused(_csv(pets, f"{header},label\n{few}"))
+
+
+def test_two_columns_of_paths_that_name_one_file(pets: Path) -> None:
+    (pets / "link.jpg").symlink_to("images/cat0.jpg")
+    listing = _listing(_csv(pets, "path,image,id,label\nimages/cat0.jpg,link.jpg,cat0,cat\nimages/dog0.jpg,,gone,dog\n"))
+    assert [entry.name for entry in listing.entries] == ["images/cat0.jpg", "images/dog0.jpg"]
 
 
 def test_a_file_that_is_deleted_meanwhile(pets: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -41,6 +42,7 @@ class Columns:
     path: int
     labels: tuple[int, ...]
     splits: Splits
+    rivals: tuple[int, ...] = ()  # columns that might have been meant as that of paths
 
     def label(self, row: Sequence[str]) -> str:
         """The class of a row; empty where it has none."""
@@ -82,7 +84,9 @@ def find(sheet: Sheet, reading: Reading, labels: bool) -> Columns:
     splits = table_splits.find(sheet, values, free, [at for at in free if loose(sheet.header[at]) in PATHS], strict=labels)
     if labels and not label:
         label = _label_column(sheet, values, path) or _one_hot(sheet, values, {path, *splits.places})
-    return Columns(sheet, path, label, splits)
+    used = {path, *label, *splits.places}
+    others = [] if reading.path_column else [at for at in free if values[at] and at not in used and loose(sheet.header[at]) in PATHS]
+    return Columns(sheet, path, label, splits, tuple(sorted(others, key=lambda at: PATHS.index(loose(sheet.header[at])))))
 
 
 def listed(sheet: Sheet, places: Sequence[int]) -> str:
@@ -104,7 +108,7 @@ def _require_header(sheet: Sheet, reading: Reading) -> None:
     known = {*PATHS, loose(reading.path_column)} - {""}
     if any(loose(name) in known for name in sheet.header):
         return
-    if any(names.is_image(name) or (name and (sheet.path.parent / name).is_file()) for name in sheet.header):
+    if any(names.is_image(name) or (name and os.path.isfile(sheet.path.parent / name)) for name in sheet.header):
         line = (sheet.delimiter if sheet.delimiter.isprintable() else "\t").join(map(plain, sheet.header))
         shown = f"{line[:80]}..." if len(line) > 80 else line
         raise UserError(str(sheet.path), f"has no header: its first line is {shown!r}", "add one such as path,label")

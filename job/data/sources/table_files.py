@@ -69,6 +69,16 @@ class Files:
         below = self._below(self._tree, clean)
         return self._found("by file name alone", self._one(below, split)) if below else None
 
+    def there(self, text: str) -> str | None:
+        """The file of a path, as it stands or nearly so, but not by its name alone; None for none, and where two fit."""
+        clean = next((name for name in (text, text.replace("\\", "/")) if self._is_file(name)), "")
+        here = [clean] if clean else self._nearby(text.replace("\\", "/")) if text else []
+        return self._key(here[0]) if len(here) == 1 else None
+
+    def are_one(self, name: str, other: str) -> bool:
+        """Whether two names are of one file."""
+        return name == other or len({os.path.realpath(os.path.join(self._folder, one)) for one in (name, other)}) == 1
+
     def _below(self, tree: _Tree, name: str) -> list[str]:
         """The files of this name anywhere.
 
