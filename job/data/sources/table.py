@@ -50,8 +50,8 @@ class Table:
     def listing(self) -> Listing:
         sheet = table_text.read(self.path, table_columns.KNOWN | {table_text.loose(self.reading.path_column)})
         columns = table_columns.find(sheet, self.reading, self.labels)
-        columns, turned = self._turned(columns) if columns.rivals else (columns, "")
         files = Files(self._folder, split_of(self.path.stem))
+        columns, turned = self._turned(columns, files) if columns.rivals else (columns, "")
         entries = self._entries(columns, files)
         if not entries:
             raise UserError(str(self.path), "lists no images", "give a CSV with a row for each image")
@@ -64,27 +64,28 @@ class Table:
             notes=self._notes(columns, files, turned),
         )
 
-    def _turned(self, columns: Columns) -> tuple[Columns, str]:
+    def _turned(self, columns: Columns, files: Files) -> tuple[Columns, str]:
         """Another column of paths where that of the foremost name names no file and the other does in nearly all rows; what was done."""
         first = columns.path
-        if any(self._are_there(columns, first)):
+        if any(self._are_there(columns, first, files)):
             return columns, ""
         for at in columns.rivals:
-            found = list(self._are_there(columns, at))
+            found = list(self._are_there(columns, at, files))
             if sum(found) >= _NEARLY_ALL * max(1, len(found)):
                 one, other = (columns.sheet.called(place) for place in (at, first))
                 rest = tuple(rival for rival in columns.rivals if rival != at)
                 return replace(columns, path=at, rivals=rest), f"paths are read from column {one}: no file of column {other} is found"
         return columns, ""
 
-    def _are_there(self, columns: Columns, at: int) -> Iterator[bool]:
+    def _are_there(self, columns: Columns, at: int, files: Files) -> Iterator[bool]:
         """Whether each cell of a column names a file, or several."""
-        files = Files(self._folder, None)
         for _, row in columns.sheet.rows():
             try:
-                yield bool(row[at]) and files.find(row[at], None) is not None
+                found = bool(row[at]) and files.find(row[at], None) is not None
             except Ambiguous:
-                yield True
+                found = True
+            files.how.clear()  # nothing is read yet
+            yield found
 
     def _entries(self, columns: Columns, files: Files) -> list[Entry]:
         found: dict[str, Entry] = {}
