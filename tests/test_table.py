@@ -398,6 +398,21 @@ def test_columns_of_splits_that_contradict_each_other(header: str, values: Seque
     assert len(_listing(path, labels=False).entries) == len(values)
 
 
+@pytest.mark.parametrize("name", ["valid", "is_valid"])
+def test_a_flag_that_more_likely_says_which_images_are_sound(name: str, pets: Path) -> None:
+    rows = "".join(f"images/cat{number}.jpg,cat,{int(number > 0)}\n" for number in range(5))
+    line = f": column {name} is true in 4 of 5 rows, many for a validation split; call it is_validation if it is meant so"
+    assert _refused(_csv(pets, f"path,label,{name}\n{rows}")).startswith(line)
+    listing = _listing(_csv(pets, f"path,label,is_validation\n{rows}"))
+    assert [entry.split for entry in listing.entries] == ["train", *["validation"] * 4]
+
+
+def test_a_split_that_nobody_can_read_far_below(pets: Path) -> None:
+    rows = "".join(f"images/cat0.jpg,cat,train{number}\n" for number in range(70))
+    line = _refused(_csv(pets, f"path,label,split\n{rows}images/cat1.jpg,cat,red\n"))
+    assert line.startswith(" line 72: column split has the unknown split 'red'; use train")
+
+
 @pytest.mark.parametrize("values", [("train", "red"), ("test", "A"), ("test", "test"), ("train", "train.jpg")])
 def test_a_column_that_may_hold_splits_and_does_not(values: Sequence[str], pets: Path) -> None:
     rows = "".join(f"images/cat{number}.jpg,cat,{value}\n" for number, value in enumerate(values))

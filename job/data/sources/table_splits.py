@@ -19,6 +19,7 @@ MOST = 64  # different values of a column that are looked at
 _SURE = ("split", "splits")
 _PERHAPS = ("set", "sets", "subset", "subsets", "dataset", "datasets", "partition", "partitions", "phase", "usage")
 _ABOUT = ("is", "in", "for", "as", "flag")  # words of a flag's name that say nothing of its split
+_VALID = ("valid", "isvalid")  # may say too that an image is sound
 _WORD = re.compile(r"[^\W\d_]+")
 _CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])")
 
@@ -50,6 +51,8 @@ class Splits:
         true = [(at, split) for at, split in self.flags if row[at].lower() in TRUE]
         if self.strict:
             self._require_agreement(row, line, said, true)
+        if said and self.strict and split_of(said[0][1]) is None:  # beyond the values that were looked at
+            raise _unknown(f"{self.sheet.path} line {line}", self.sheet.called(said[0][0]), said[0][1])
         if said or true:
             return (said or true)[0][1]
         rest = [split for split in ("train", "test", "validation") if split not in {flag for _, flag in self.flags}]
@@ -101,15 +104,30 @@ def find(sheet: Sheet, values: Sequence[set[str]], free: Collection[int], sparin
                 strange = plain(min(value for value in held if value.lower() not in (*TRUE, *FALSE)))
                 raise UserError(str(sheet.path), f"column {sheet.called(at)} has the value {strange!r}", "use true or false")
             if strict:
-                what = f"column {sheet.called(at)} has the unknown split {plain(unread[0])!r}"
-                raise UserError(str(sheet.path), what, "use train, validation or test, or call the column otherwise")
+                raise _unknown(str(sheet.path), sheet.called(at), unread[0])
         elif len(held) <= MOST and at not in sparing:
             read = sorted(value for value in held if split_of(value, alone=True))
             if read and unread:
                 end = f"{plain(read[0])} reads as a split, {plain(unread[0])} does not"
                 notes.append(f"column {sheet.called(at)} is not taken for splits: {end}")
+    if strict:
+        _require_few_valid(sheet, [at for at, _ in flags if loose(sheet.header[at]) in _VALID])
     named.sort(key=lambda at: _rank(sheet.header[at]))
     return Splits(sheet, tuple(named), tuple(flags), tuple(notes), strict)
+
+
+def _unknown(where: str, column: str, value: str) -> UserError:
+    fix = "use train, validation or test, or call the column otherwise"
+    return UserError(where, f"column {column} has the unknown split {plain(value)!r}", fix)
+
+
+def _require_few_valid(sheet: Sheet, flags: Sequence[int]) -> None:
+    """Refuse a column that more likely says which images are sound than which are for validation."""
+    for at in flags:
+        told = [row[at].lower() in TRUE for _, row in sheet.rows()]
+        if 2 * sum(told) > len(told):
+            what = f"column {sheet.called(at)} is true in {sum(told):,} of {len(told):,} rows, many for a validation split"
+            raise UserError(str(sheet.path), what, "call it is_validation if it is meant so, else delete it")
 
 
 def is_split(name: str) -> bool:
