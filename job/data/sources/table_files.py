@@ -71,8 +71,9 @@ class Files:
 
     def there(self, text: str) -> str | None:
         """The file of a path, as it stands or nearly so, but not by its name alone; None for none, and where two fit."""
-        clean = next((name for name in (text, text.replace("\\", "/")) if self._is_file(name)), "")
-        here = [clean] if clean else self._nearby(text.replace("\\", "/")) if text else []
+        clean = text.replace("\\", "/")
+        here = self._nearby(clean) if clean else []  # from lists of folders: nothing is asked of the disk for each
+        here = [one for one in here if _base(one) == _base(clean)] or here
         return self._key(here[0]) if len(here) == 1 else None
 
     def are_one(self, name: str, other: str) -> bool:

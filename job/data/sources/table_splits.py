@@ -49,7 +49,7 @@ class Splits:
         """
         said = [(at, row[at]) for at in self.named if row[at]]
         true = [(at, split) for at, split in self.flags if row[at].lower() in TRUE]
-        if self.strict:
+        if self.strict and len(self.places) > 1:
             self._require_agreement(row, line, said, true)
         if said and self.strict and split_of(said[0][1]) is None:  # beyond the values that were looked at
             raise _unknown(f"{self.sheet.path} line {line}", self.sheet.called(said[0][0]), said[0][1])
