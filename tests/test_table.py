@@ -214,7 +214,7 @@ def test_a_column_of_labels_that_is_called_as_splits_are(pets: Path) -> None:
 def test_two_columns_of_labels(pets: Path) -> None:
     rows = [("cat0", "cat", "0", "x"), ("cat1", "cat", "1", "y"), ("dog0", "dog", "1", "z")]
     text = "path,label,target,class\n" + "".join(f"images/{name}.jpg,{','.join(rest)}\n" for name, *rest in rows)
-    line = ": its labels could be label or target; name one with --label-column"
+    line = ": its labels could be label (2 values: cat, dog) or target (2 values: 0, 1); name one with --label-column"
     assert _refused(_csv(pets, text)) == line
     listing = _listing(_csv(pets, text), label_column="target")
     assert [entry.label for entry in listing.entries] == ["0", "1", "1"]
@@ -225,9 +225,77 @@ def test_two_columns_of_labels(pets: Path) -> None:
     assert [entry.label for entry in partly.entries] == ["cat", "cat", "dog"]
 
 
-def test_the_column_of_labels_is_the_one_with_two_values(pets: Path) -> None:
-    listing = _listing(_csv(pets, "path,label,target\nimages/cat0.jpg,a,0\nimages/cat1.jpg,b,0\nimages/dog0.jpg,c,1\n"))
-    assert listing.labels == "column target of list.csv"
+@pytest.mark.parametrize(
+    ("header", "rows", "line"),
+    [
+        ("label,target", ("a,0", "b,0", "c,1"), "label (3 values: a, b, c) or target (2 values: 0, 1)"),
+        ("label,category", ("cat,in", "cta,out", "dog,in"), "label (3 values: cat, cta, dog) or category (2 values: in, out)"),
+        ("target,diagnosis", ("0,a", "1,b", "0,a", "1,a"), "target (2 values: 0, 1) or diagnosis (2 values: a, b)"),
+        ("target,y", ("0,1", "1,0", "0,1"), "target (2 values: 0, 1) or y (2 values: 0, 1)"),
+        ("class,diagnosis", ("a,x", "a,y", "a,x"), "class (1 value: a) or diagnosis (2 values: x, y)"),
+        ("y,label,category", ("0,Cat,in", "0,cats,out", "1,dog,in"), "label (2 values: cat, dog) or category (2 values: in, out)"),
+    ],
+)
+def test_columns_of_which_each_could_be_the_labels(header: str, rows: Sequence[str], line: str, pets: Path) -> None:
+    text = f"path,{header}\n" + "".join(f"images/cat{number}.jpg,{row}\n" for number, row in enumerate(rows))
+    assert _refused(_csv(pets, text)) == f": its labels could be {line}; name one with --label-column"
+
+
+@pytest.mark.parametrize(("rows", "count"), [(("cat,in", "dog,in", "cat,out"), 2), (("a,a", "b,c", "c,b"), 3)])
+def test_two_columns_of_labels_of_one_name(rows: Sequence[str], count: int, pets: Path) -> None:
+    text = "path,label,label\n" + "".join(f"images/cat{number}.jpg,{row}\n" for number, row in enumerate(rows))
+    line = _refused(_csv(pets, text))
+    assert line.startswith(f": its labels could be label (column 2) ({count} values: ")
+    assert line.endswith("; rename one of them")
+
+
+def test_spellings_of_two_classes(pets: Path) -> None:
+    listing = _listing(_csv(pets, "path,label,y\nimages/cat0.jpg,Cat,1\nimages/cat1.jpg,cats,1\nimages/dog0.jpg,dog,0\n"))
+    assert listing.labels == "column label of list.csv"
+    assert [entry.label for entry in listing.entries] == ["Cat", "cats", "dog"]
+
+
+@pytest.mark.parametrize("word", ["nan", "NaN", "NA", "n/a", "NULL", "None", "<NA>"])
+def test_words_for_no_label(word: str, pets: Path) -> None:
+    text = f"path,label,y,split\nimages/cat0.jpg,cat,{word},train\nimages/dog0.jpg,{word},1,test\n"
+    assert [entry.label for entry in _listing(_csv(pets, text)).entries] == ["cat", None]
+    start = f": has 1 row without a label ({word}), the first in line 3; complete or delete them;"
+    assert _refused(_csv(pets, text.replace("test", "train"))).startswith(start)
+
+
+@pytest.mark.parametrize(
+    ("header", "rows", "line"),
+    [
+        ("animal,male,female", ("cat,1,0", "dog,1,0", "dog,0,1"), "the columns male and female, or animal (2 values: cat, dog)"),
+        ("blurry,sharp,animal", ("1,0,cat", "0,1,dog", "0,1,cat"), "the columns blurry and sharp, or animal (2 values: cat, dog)"),
+        ("animal,on,off", ("cat,1,0", "dog,1,0", "cow,0,1"), ""),
+        ("animal,on,off", ("cat,1,0", "dog,1,0", "cow,0,1", "cow,1,0"), "the columns on and off, or animal (3 values: cat, cow, dog)"),
+        ("age,on,off", ("1,1,0", "2,1,0", "3.5,0,1", "3.5,1,0"), ""),
+        ("age,on,off", ("1,1,0", "2,1,0", "2,0,1"), "the columns on and off, or age (2 values: 1, 2)"),
+        ("sex,cat,dog", ("f,1,0", ",1,0", "m,0,1"), ""),
+    ],
+)
+def test_columns_of_bits_beside_one_that_could_be_the_labels(header: str, rows: Sequence[str], line: str, pets: Path) -> None:
+    path = _csv(pets, f"path,{header}\n" + "".join(f"images/cat{number}.jpg,{row}\n" for number, row in enumerate(rows)))
+    if line:
+        assert _refused(path) == f": its labels could be {line}; name one with --label-column, or delete what is none"
+    else:
+        assert len(_listing(path).labels.split(" and ")) == 2
+
+
+def test_flags_of_splits_are_not_one_hot(pets: Path) -> None:
+    path = _csv(pets, "path,species,train,test\nimages/cat0.jpg,cat,1,0\nimages/dog0.jpg,dog,0,1\n")
+    assert _refused(path).startswith(": has no known column of labels (its columns: path, species, train, test); name one")
+    assert [entry.split for entry in _listing(path, label_column="species").entries] == ["train", "test"]
+
+
+def test_names_of_columns_that_fit_two(pets: Path) -> None:
+    path = _csv(pets, "path,my_label,mylabel,x,x\nimages/cat0.jpg,cat,a,1,2\n")
+    assert [entry.label for entry in _listing(path, label_column="mylabel").entries] == ["a"]
+    line = f"--label-column: 'My Label' could be the columns my_label and mylabel of {path}; write it as it stands there"
+    assert _refused(path, label_column="My Label") == line
+    line = f"--label-column: 'x' could be the columns x (column 4) and x (column 5) of {path}; rename one of them"
+    assert _refused(path, label_column="x") == line
 
 
 @pytest.mark.parametrize(
@@ -255,7 +323,12 @@ def test_one_hot_beside_flags_that_are_not_used(pets: Path) -> None:
     assert [(entry.label, entry.split) for entry in listing.entries] == [("cat", "train"), ("dog", "test")]
 
 
-@pytest.mark.parametrize("name", ["split", "Splits", "set", "subset", "data set", "data_set", "partition", "phase", "Usage"])
+@pytest.mark.parametrize("name", [
+    "split", "Splits", "set", "sets", "subset", "data set", "data_set", "partition", "phase", "Usage", "data_split", "dataset_split",
+    "Data Split", "train_test", "train/test", "trainval", "split_name", "fold", "group", "stage", "mode", "type", "role", "dataset_type",
+    "",
+    "which", "name", "test", "eval_set",
+])  # fmt: skip
 def test_names_of_the_column_of_splits(name: str, pets: Path) -> None:
     listing = _listing(_csv(pets, f"path,label,{name}\nimages/cat0.jpg,cat,Training\nimages/dog0.jpg,dog,val\n"))
     assert [entry.split and split_of(entry.split) for entry in listing.entries] == ["train", "validation"]
@@ -272,7 +345,15 @@ def test_names_of_the_column_of_splits(name: str, pets: Path) -> None:
         ("is_train,is_test", ("1,0", "0,1", "0,0"), ("train", "test", "validation")),
         ("is_train,is_valid", ("1,0", "0,1", "0,0"), ("train", "validation", "test")),
         ("is_train,is_valid,is_test", ("1,0,0", "0,1,0", "0,0,1"), ("train", "validation", "test")),
-        ("split,is_test", ("train,1", "test,0"), ("train", "test")),
+        ("split,is_test", ("train,0", "test,1", "val,0", ",1", ",0"), ("train", "test", "val", "test", "train")),
+        ("split,is_test,Set", ("train,,TRAIN", ",,test"), ("train", "test")),
+        ("test,is_test", ("1,yes", "0,no"), ("test", "train")),
+        *(
+            (name, ("1", "0"), ("train", "test"))
+            for name in ("is_training", "train", "in_train", "istrainset", "train_flag", "Is Training")
+        ),
+        *((name, ("true", "no"), ("test", "train")) for name in ("test", "testing", "holdout", "for_test", "is_eval", "is_test_set")),
+        *((name, ("1", "0"), ("validation", "train")) for name in ("val", "is_dev", "validation")),
     ],
 )
 def test_splits(header: str, values: Sequence[str], splits: Sequence[str], pets: Path) -> None:
@@ -287,6 +368,8 @@ def test_splits(header: str, values: Sequence[str], splits: Sequence[str], pets:
         ("split", ("red", "blue"), ": column split has the unknown split 'blue'; use train, validation or test"),
         ("Set", ("train", "red"), ": column Set has the unknown split 'red'; use train, validation or test"),
         ("is_valid", ("0", "maybe"), ": column is_valid has the value 'maybe'; use true or false"),
+        ("in_test", ("0", "maybe"), ": column in_test has the value 'maybe'; use true or false"),
+        ("train_test", ("train", "red"), ": column train_test has the unknown split 'red'; use train, validation or test"),
         ("is_valid,is_test", ("0,0", "1,1"), " line 3: is_valid and is_test say more than one split; set exactly one of them"),
         ("is_train,is_valid,is_test", ("0,0,0",), " line 2: is_train, is_valid and is_test say no split; set exactly one of them"),
     ],
@@ -294,6 +377,63 @@ def test_splits(header: str, values: Sequence[str], splits: Sequence[str], pets:
 def test_splits_that_nobody_can_read(header: str, values: Sequence[str], line: str, pets: Path) -> None:
     rows = [f"images/cat{number}.jpg,cat,{value}\n" for number, value in enumerate(values)]
     assert _refused(_csv(pets, f"path,label,{header}\n{''.join(rows)}")).startswith(line)
+
+
+@pytest.mark.parametrize(
+    ("header", "values", "line"),
+    [
+        ("split,Split", ("train,train", "train,test"), "columns split (train) and Split (test)"),
+        ("set,split", ("train,train", "train,val"), "columns split (val) and set (train)"),
+        ("split,split", ("train,train", "train,test"), "columns split (column 3) (train) and split (column 4) (test)"),
+        ("split,is_test", ("train,0", "train,1"), "columns split (train) and is_test (1)"),
+        ("split,is_test", ("test,1", "test,0"), "columns split (test) and is_test (0)"),
+        ("type,stage", ("test,test", "train,test", "train,train"), "columns type (train) and stage (test)"),
+        ("test,is_test", ("1,1", "1,0"), "columns test (1) and is_test (0)"),
+    ],
+)
+def test_columns_of_splits_that_contradict_each_other(header: str, values: Sequence[str], line: str, pets: Path) -> None:
+    rows = "".join(f"images/cat{number}.jpg,cat,{value}\n" for number, value in enumerate(values))
+    path = _csv(pets, f"path,label,{header}\n{rows}")
+    assert _refused(path).startswith(f" line 3: {line} contradict each other on the split; correct the row")
+    assert len(_listing(path, labels=False).entries) == len(values)
+
+
+@pytest.mark.parametrize("name", ["valid", "is_valid"])
+def test_a_flag_that_more_likely_says_which_images_are_sound(name: str, pets: Path) -> None:
+    rows = "".join(f"images/cat{number}.jpg,cat,{int(number > 0)}\n" for number in range(5))
+    line = f": column {name} is true in 4 of 5 rows, many for a validation split; call it is_validation if it is meant so"
+    assert _refused(_csv(pets, f"path,label,{name}\n{rows}")).startswith(line)
+    listing = _listing(_csv(pets, f"path,label,is_validation\n{rows}"))
+    assert [entry.split for entry in listing.entries] == ["train", *["validation"] * 4]
+
+
+def test_a_split_that_nobody_can_read_far_below(pets: Path) -> None:
+    rows = "".join(f"images/cat0.jpg,cat,train{number}\n" for number in range(70))
+    line = _refused(_csv(pets, f"path,label,split\n{rows}images/cat1.jpg,cat,red\n"))
+    assert line.startswith(" line 72: column split has the unknown split 'red'; use train")
+
+
+@pytest.mark.parametrize("values", [("train", "red"), ("test", "A"), ("test", "test"), ("train", "train.jpg")])
+def test_a_column_that_may_hold_splits_and_does_not(values: Sequence[str], pets: Path) -> None:
+    rows = "".join(f"images/cat{number}.jpg,cat,{value}\n" for number, value in enumerate(values))
+    listing = _listing(_csv(pets, f"path,label,stage\n{rows}"))
+    assert [entry.split for entry in listing.entries] == [None, None]
+    one, other = sorted(values, key=lambda value: split_of(value) is None or "." in value)
+    told = f"column stage is not taken for splits: {one} reads as a split, {other} does not"
+    assert listing.notes == (("columns not used: stage",) if one == other else ("columns not used: stage", told))
+
+
+@pytest.mark.parametrize("name", ["invalid", "test_result", "train_label", "no_test", "weight", "id"])
+def test_bits_that_are_not_flags_of_splits(name: str, pets: Path) -> None:
+    listing = _listing(_csv(pets, f"path,label,{name}\nimages/cat0.jpg,cat,0\nimages/dog0.jpg,dog,1\n"))
+    assert [entry.split for entry in listing.entries] == [None, None]
+
+
+def test_names_of_images_are_not_splits(pets: Path) -> None:
+    rows = "".join(f"images/{name}.jpg,{kind},{'test' if _is_held_back(name) else 'train'}_{name}\n" for name, kind in NAMES)
+    listing = _listing(_csv(pets, f"path,label,name\n{rows}"))
+    assert {entry.split for entry in listing.entries} == {None}
+    assert listing.splits == ""
 
 
 @pytest.mark.parametrize("name", ["set", "dataset", "usage", "phase"])
@@ -333,14 +473,43 @@ def test_splits_by_other_names(value: str, pets: Path) -> None:
             "path,label,split\nimages/cat0.jpg,cat,train\nimages/cat0.jpg,cat,test\n",
             " line 3: images/cat0.jpg is listed a second time with another split",
         ),
-        ('path,label\n"images/cat0.jpg,cat\nimages/cat1.jpg",cat\n', " line 3: a path of several lines ends here; close the quote"),
+        (
+            'path,label\n"images/cat0.jpg,cat\nimages/cat1.jpg",cat\n',
+            " line 2: a quoted cell of 2 lines begins here and holds delimiters; close the quote",
+        ),
+        ('path,label\nimages/cat0.jpg,"cat\nbig"\n', " line 2: a label of several lines begins here; close the quote"),
+        ('path,label\n"images/\ncat0.jpg",cat\n', " line 2: a path of several lines begins here; close the quote"),
         ("sep=;\npath;label\n;cat\n", " line 3: has no path"),
-        ('path,label\n"' + "x" * 140_000, ": cannot be read as CSV (field larger than field limit (131072)); check its quotes"),
+        (
+            'path,label\n"' + "x" * 140_000,
+            " line 2: the row that begins here cannot be read as CSV (field larger than field limit (131072)); check",
+        ),
     ],
 )
 def test_mistakes(text: str, line: str, pets: Path) -> None:
     _put(pets / "raw")
     assert _refused(_csv(pets, text)).startswith(line)
+
+
+@pytest.mark.parametrize(
+    ("cells", "line"),
+    [
+        (("x", '"broken', "x", 'end"', "x"), " line 4: a quoted cell of 3 lines begins here and holds delimiters; close the quote"),
+        (("x", "x", "x", '"broken', "x"), " line 6: the row that begins here cannot be read as CSV (unexpected end of data); check"),
+        (("x", '"inch', "x", '"inch', "x"), " line 4: the row that begins here cannot be read as CSV (',' expected after '\"'); check"),
+        (("x", '"a\nb"', '"c\r\nd\n\ne\nf\ng"', "x", "x"), " line 6: a quoted cell of 6 lines begins here; close the quote"),
+        (("x", '"a\nb\nc"', '"broken', 'x"', "x"), " line 7: a quoted cell of 2 lines begins here and holds delimiters; close the quote"),
+    ],
+)
+def test_a_quote_that_is_not_closed_in_a_column_that_nobody_reads(cells: Sequence[str], line: str, pets: Path) -> None:
+    text = "\npath,label,note\n" + "".join(f"images/cat{number}.jpg,cat,{cell}\n" for number, cell in enumerate(cells))
+    assert _refused(_csv(pets, text)).startswith(line)
+    assert _refused(_csv(pets, text), labels=False).startswith(line)
+
+
+def test_a_note_of_a_few_lines(pets: Path) -> None:
+    listing = _listing(_csv(pets, 'path,label,note\nimages/cat0.jpg,cat,"a\nb\n"\nimages/dog0.jpg,dog," ""c"" "\n'))
+    assert [entry.label for entry in listing.entries] == ["cat", "dog"]
 
 
 @pytest.mark.parametrize("encoding", ["latin-1", "utf-16-le", "utf-32"])
@@ -518,9 +687,75 @@ def test_nothing_is_found(example: str, archive: str, end: str, pets: Path) -> N
     if archive:
         _put(pets / archive)
     line = _refused(_csv(pets, f"path,label\n{example},cat\nno/2.jpg,dog\n"))
-    start = f": lists 2 files, none of which is found, such as {example}"
+    start = f": lists 2 files, none of which is found, such as {example.replace('=2', '=...')}"
     assert line.startswith(start)
     assert line.removeprefix(start).lstrip(", ").startswith(end.format(pets))
+
+
+def test_secrets_of_addresses_are_not_shown(pets: Path) -> None:
+    address = "https://ann:PASSWORD@x.org/{}.jpg?sig=SIGNATURE{}"
+    rows = [(address.format(*end), "cat") for end in ((1, 1), (1, 2), (2, 1))] + [("https://x.org/3.jpg?page=1", "cat")]
+    text = "path,label\n" + "".join(f"{path},{label}\n" for path, label in [*rows, ("https://x.org/3.jpg?page=2", "dog")])
+    line = _refused(_csv(pets, text))
+    assert line.startswith(": lists 4 files, none of which is found, such as https://x.org/1.jpg?sig=...: downloads")
+    listing = _listing(_csv(pets, text + "images/cat0.jpg,cat\n"))
+    shown = [f"https://x.org/{end}" for end in ("1.jpg?sig=...", "2.jpg?sig=...", "3.jpg?page=...", "3.jpg?page=... (line 6)")]
+    assert [entry.name for entry in listing.entries] == [*shown, "images/cat0.jpg"]
+    twice = _refused(_csv(pets, text + f"{address.format(2, 3)},dog\n"))
+    assert twice == " line 7: https://x.org/2.jpg?sig=... is listed a second time with another label; keep one"
+    header = _refused(_csv(pets, f"{address.format(1, 1)},images/cat0.jpg\n"))
+    assert header.startswith(": has no header: its first line is 'https://x.org/1.jpg?sig=...,images/cat0.jpg'")
+    column = _refused(_csv(pets, f"{address.format(1, 1)},x\n1,2\n"))
+    assert column == ": has no known column of paths (its columns: https://x.org/1.jpg?sig=..., x); name one with --path-column"
+
+
+def test_names_in_errors_are_short_and_in_one_line(pets: Path) -> None:
+    long = "x" * 500
+    for text in (
+        f'"a\nb\n{long}",label\n1,2\n',
+        f'path,"a\nb{long}"\n1,2\n',
+        f'path,label,split\nimages/cat0.jpg,cat,"{long}\nred"\n',
+        f'path,label,"is_\ntest"\nimages/cat0.jpg,cat,{long}\n',
+        f'path,label,y\nimages/cat0.jpg,"{long}\na",1\nimages/cat1.jpg,b,1\nimages/cat2.jpg,b,2\n',
+        f"path,label\n{long}.jpg,cat\n",
+        f"path,label\n{long}.jpg,cat\n{long}.jpg,dog\n",
+    ):
+        assert len(_refused(_csv(pets, text))) < 420
+
+
+@pytest.mark.parametrize(
+    ("header", "rows", "line"),
+    [
+        ("image,filename", ("cat0,cat0", "cat1,dog1"), "3: its file could be F/dog1.jpg of column filename, or F/cat1.jpg of column image"),
+        ("path,path", ("cat0,dog0",), "2: its file could be F/cat0.jpg of column path (column 1), or F/dog0.jpg of column path (column 2)"),
+        ("path,id", ("cat0,dog0",), "2: its file could be F/cat0.jpg of column path, or F/dog0.jpg of column id"),
+    ],
+)
+def test_two_columns_of_paths_that_name_two_files(header: str, rows: Sequence[str], line: str, pets: Path) -> None:
+    rows = [",".join(f"images/{cell}.jpg" for cell in row.split(",")) + ",cat\n" for row in rows]
+    path = _csv(pets, f"{header},label\n{''.join(rows)}")
+    fix = "rename one of them" if header == "path,path" else "name one with --path-column"
+    for labels in (True, False):
+        assert _refused(path, labels) == f" line {line.replace('F/', 'images/')}; {fix}"
+    if header == "image,filename":
+        assert [entry.name for entry in _listing(path, path_column="image").entries] == ["images/cat0.jpg", "images/cat1.jpg"]
+
+
+@pytest.mark.parametrize("header", ["path,filename", "path,path", "file,id"])
+def test_two_columns_of_paths_of_which_one_names_no_file(header: str, pets: Path) -> None:
+    rows = "".join(f"images,{name}.jpg,{kind}\n" for name, kind in NAMES)
+    listing = _listing(_csv(pets, f"{header},label\n{rows}"))
+    assert [entry.name for entry in listing.entries] == [f"images/{name}.jpg" for name, _ in NAMES]
+    assert listing.notes[1].startswith("paths are read from column ")
+    assert listing.notes[1].endswith(" is found")
+    few = "".join(f"images,{name if number < 10 else 'gone'}.jpg,cat\n" for number, (name, _) in enumerate(NAMES))
+    assert ", none of which is found, such as images" in _refused(_csv(pets, f"{header},label\n{few}"))
+
+
+def test_two_columns_of_paths_that_name_one_file(pets: Path) -> None:
+    (pets / "link.jpg").symlink_to("images/cat0.jpg")
+    listing = _listing(_csv(pets, "path,image,id,label\nimages/cat0.jpg,link.jpg,cat0,cat\nimages/dog0.jpg,,gone,dog\n"))
+    assert [entry.name for entry in listing.entries] == ["images/cat0.jpg", "images/dog0.jpg"]
 
 
 def test_a_file_that_is_deleted_meanwhile(pets: Path) -> None:

@@ -69,6 +69,17 @@ class Files:
         below = self._below(self._tree, clean)
         return self._found("by file name alone", self._one(below, split)) if below else None
 
+    def there(self, text: str) -> str | None:
+        """The file of a path, as it stands or nearly so, but not by its name alone; None for none, and where two fit."""
+        clean = text.replace("\\", "/")
+        here = self._nearby(clean) if clean else []  # from lists of folders: nothing is asked of the disk for each
+        here = [one for one in here if _base(one) == _base(clean)] or here
+        return self._key(here[0]) if len(here) == 1 else None
+
+    def are_one(self, name: str, other: str) -> bool:
+        """Whether two names are of one file."""
+        return name == other or len({os.path.realpath(os.path.join(self._folder, one)) for one in (name, other)}) == 1
+
     def _below(self, tree: _Tree, name: str) -> list[str]:
         """The files of this name anywhere.
 

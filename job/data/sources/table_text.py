@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
+from job.data.sources.address import shown
 from job.data.sources.walk import nfc
 from job.errors import UserError
 
@@ -19,12 +20,29 @@ _DELIMITERS = (",", ";", "\t")
 _NONE = "\x1f"  # of a file of one column: a character that no path holds, for the csv module wants one
 _SAMPLE = 1 << 16  # characters that the delimiter is found by
 _ROWS = 100  # the same, rows
+_LINES = 5  # of a cell: more is a quote that was never closed
+_LONGEST = 120  # characters of a name or a value in a message
+_BREAK = re.compile(r"\r\n?|\n")
 _SEP = re.compile(r'"?sep=(.)"? *(\r\n?|\n|$)', re.IGNORECASE)  # the first line of a CSV made for Excel
 
 
 def loose(name: str) -> str:
     """A column's name as it is compared: `Image_Path`, `image path` and `"imagepath"` are one."""
     return re.sub(r"[\s_\-\"'`]", "", nfc(nfc(name).casefold()))
+
+
+def plain(text: str) -> str:
+    """A name or a value as a message may hold it: in one line, not too long, without the secrets of an address."""
+    line = " ".join(shown(text).split())
+    return f"{line[:_LONGEST]}..." if len(line) > _LONGEST else line
+
+
+class _Broken(csv.Error):
+    """What is wrong with the row that begins in a line, and what to do."""
+
+    def __init__(self, line: int, what: str, fix: str) -> None:
+        super().__init__()
+        self.line, self.what, self.fix = line, what, fix
 
 
 @dataclass(frozen=True)
@@ -37,11 +55,18 @@ class Sheet:
     skipped: int  # characters before the header
     header: tuple[str, ...]
 
+    def called(self, at: int) -> str:
+        """A column as messages name it: with its number where its name is empty or another's too."""
+        name = self.header[at]
+        if not name:
+            return f"column {at + 1}"
+        return plain(name) + (f" (column {at + 1})" if self.header.count(name) > 1 else "")
+
     def rows(self) -> Iterator[tuple[int, list[str]]]:
-        """The rows below the header that are not blank, stripped and as wide as the header, each after its line's number.
+        """The rows below the header that are not blank, stripped and as wide as the header, each after its first line's number.
 
         Raises:
-            UserError: a row is wider than the header, or the file is not a CSV in its encoding.
+            UserError: a row is wider than the header, a quote is not closed, or the file is not a CSV in its encoding.
         """
         width = len(self.header)
         with _explained(self.path), self.path.open(newline="", encoding=self.encoding) as file:
@@ -94,18 +119,43 @@ def _explained(path: Path) -> Iterator[None]:
         yield
     except UnicodeError as error:
         raise UserError(str(path), f"is not UTF-8 ({error})", "save it as CSV UTF-8") from None
+    except _Broken as error:
+        raise UserError(f"{path} line {error.line}", error.what, error.fix) from None
     except csv.Error as error:
         raise UserError(str(path), f"cannot be read as CSV ({error})", "check its quotes, or save it anew as CSV UTF-8") from None
 
 
-def _rows(file: TextIO, delimiter: str, before: int = 0, header: bool = False) -> Iterator[tuple[int, list[str]]]:
-    """The rows that are not blank, stripped, without the first if that is the `header`; `before` lines are read already."""
-    reader = csv.reader(file, delimiter=delimiter, skipinitialspace=True)
-    for row in reader:
+def _rows(file: TextIO, delimiter: str, before: int = 0, header: bool = False, strict: bool = True) -> Iterator[tuple[int, list[str]]]:
+    """The rows that are not blank, stripped, without the first if that is the `header`; `before` lines are read already.
+
+    Raises:
+        csv.Error: a quote is not closed (`strict`), or a cell is too long.
+    """
+    reader = csv.reader(file, delimiter=delimiter, skipinitialspace=True, strict=strict)
+    while True:
+        line = before + reader.line_num + 1
+        try:
+            row = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            raise _Broken(line, f"the row that begins here cannot be read as CSV ({error})", "check its quotes") from None
+        if strict and before + reader.line_num > line:
+            _require_few_lines(row, delimiter, line)
         values = [value.strip() for value in row]
         if any(values) and not header:
-            yield before + reader.line_num, values
+            yield line, values
         header = header and not any(values)
+
+
+def _require_few_lines(row: list[str], delimiter: str, line: int) -> None:
+    """Refuse a cell that seems to hold rows, for its quote was not closed."""
+    for cell in row:
+        breaks = len(_BREAK.findall(cell))
+        if breaks and (delimiter in cell or breaks >= _LINES):
+            what = f"a quoted cell of {breaks + 1} lines begins here" + (" and holds delimiters" if delimiter in cell else "")
+            raise _Broken(line, what, "close the quote; a text that is meant so must be written in one line")
+        line += breaks
 
 
 def _delimiter(sample: str, known: frozenset[str]) -> str:
@@ -113,7 +163,7 @@ def _delimiter(sample: str, known: frozenset[str]) -> str:
     best, best_score = _NONE, (False, 0.0, 0)
     for delimiter in _DELIMITERS:
         try:
-            rows = [row for _, row in zip(range(_ROWS), _rows(io.StringIO(sample, newline=""), delimiter), strict=False)]
+            rows = [row for _, row in zip(range(_ROWS), _rows(io.StringIO(sample, newline=""), delimiter, strict=False), strict=False)]
         except csv.Error:
             continue
         widths = [len(row) for _, row in rows[: -1 if len(sample) == _SAMPLE else None]]
