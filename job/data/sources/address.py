@@ -172,7 +172,8 @@ def _secrets(url: str) -> Iterator[str]:
 
 
 def _forms(secret: str) -> Iterator[str]:
-    for plain in (urllib.parse.unquote(secret), urllib.parse.unquote_plus(secret)):
+    unquoted = urllib.parse.unquote(secret)
+    for plain in (unquoted, unquoted.replace("+", " "), urllib.parse.unquote_plus(secret)):
         for form in (secret, plain, urllib.parse.quote(plain), urllib.parse.quote(plain, safe="")):
             yield from (form, form.replace("/", "\\/"), html.escape(form))
 
