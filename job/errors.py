@@ -31,6 +31,10 @@ class UserError(JobError):
     code = USER
 
 
+class Corrupt(UserError):
+    """A file that is damaged, whatever it was to be; one that was downloaded is deleted then."""
+
+
 class MachineError(JobError):
     """An error of this machine or of a service: no GPU, full disk, read-only folder (exit code 69)."""
 

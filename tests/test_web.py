@@ -24,8 +24,8 @@ import pytest
 from job.config.options import build
 from job.config.schema import PrepareConfig
 from job.data import manifest
-from job.data.sources import arrival, open_source, web
-from job.errors import Interrupted, JobError, MachineError, UserError
+from job.data.sources import Listing, arrival, open_source, web
+from job.errors import Corrupt, Interrupted, JobError, MachineError, UserError
 from job.prepare import prepare
 from job.shutdown import Stop
 from job.smoke import draw
@@ -881,3 +881,28 @@ def test_a_part_that_nobody_asked_for(
         download(server.url(PATH), tmp_path)
     assert "gave up after 2 tries (the server sent another part of the file)" in str(caught.value)
     assert "Errno" not in "".join(capfd.readouterr())
+
+
+def test_what_a_reader_finds_corrupt_is_downloaded_again(server: Server, tmp_path: Path) -> None:
+    class Broken:
+        @property
+        def listing(self) -> Listing:
+            raise Corrupt("a", "is corrupt", "b")
+
+        def files(self) -> list[Path]:
+            return []
+
+        def read(self) -> Iterator[tuple[str, bytes]]:
+            yield "a.png", b"a"
+            raise Corrupt("a", "is corrupt", "b")
+
+    server.serve(PATH, ZIP)
+    text = server.url(f"{PATH}?sig=S3CR3T")
+    for look in (lambda source: source.listing, lambda source: list(source.read())):
+        source = web.Downloaded(text, download(text, tmp_path), Broken())
+        assert source.files() == []
+        with pytest.raises(UserError) as caught:
+            look(source)
+        assert str(caught.value) == f"{server.url(PATH)}?sig=...: pets.zip is corrupt and was deleted; rerun to download it again"
+        assert left(tmp_path) == []
+    assert len(server.gets(PATH)) == 2

@@ -14,16 +14,16 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Callable, Generator, Iterable, Iterator
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 from job.console import console
-from job.data.sources import arrival
+from job.data.sources import Listing, Source, arrival
 from job.data.sources.address import checksum, credentials, redacted, shown, valid
-from job.errors import JobError, MachineError, UserError
+from job.errors import Corrupt, JobError, MachineError, UserError
 from job.shutdown import Stop
 from job.storage import local
 
@@ -76,6 +76,34 @@ def download(text: str, scratch: Path, stop: Stop) -> Path:
     local.rename(file, folder / name)
     discard(part)
     return folder / name
+
+
+class Downloaded:
+    """A source that came from the web. Where its reader finds it corrupt it is deleted, so that the next start downloads it again."""
+
+    def __init__(self, text: str, file: Path, source: Source) -> None:
+        """`text` is its address, which errors name."""
+        self._where, self._file, self._source = shown(text), file, source
+
+    @property
+    def listing(self) -> Listing:
+        with self._deleted_if_corrupt():
+            return self._source.listing
+
+    def files(self) -> list[Path]:
+        return self._source.files()
+
+    def read(self) -> Iterator[tuple[str, bytes]]:
+        with self._deleted_if_corrupt():
+            yield from self._source.read()
+
+    @contextmanager
+    def _deleted_if_corrupt(self) -> Iterator[None]:
+        try:
+            yield
+        except Corrupt:
+            self._file.unlink(missing_ok=True)
+            raise UserError(self._where, f"{self._file.name} is corrupt and was deleted", "rerun to download it again") from None
 
 
 def _checked(part: Path, answer: arrival.Answer, chain: list[str], wanted: str, stop: Stop) -> tuple[Path, str, str, str]:
