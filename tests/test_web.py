@@ -529,6 +529,8 @@ OLD_TAR = OLD_TAR[:148] + b"%06o\0 " % (sum(OLD_TAR[:148]) + 8 * 32 + sum(OLD_TA
         ("/x.csv", b"Too many\nrequests,\n try later", "the server sent text, not a file"),
         ("/x.csv", "Zu viele Anfragen für heute".encode("cp1252"), "is not text in UTF-8, or in UTF-16 with a byte order mark; save it"),
         ("/x.csv", "Too many requests".encode("utf-16"), "the server sent text, not a file: Too many requests"),
+        (PATH, b"Rar!\x1a\x07\0" + bytes(600), "is a rar archive, which cannot be read; unpack it and give the folder"),
+        ("/pets", b"7z\xbc\xaf\x27\x1c" + bytes(600), "is a 7z archive, which cannot be read"),
         ("/list.csv.gz", gzip.compress(b"path,label"), "is a file packed with gzip, not an archive; unpack it"),
         ("/l.xlsx", as_zip({"xl/workbook.xml": b"x"}), "is a table of a kind that is not read; save it as CSV"),
         ("/l", as_zip({"[Content_Types].xml": b"x", "xl/workbook.xml": b"x"}), "is a table of a kind that is not read"),

@@ -224,6 +224,8 @@ def _check_kind(path: Path, first: bytes, name: str, url: str) -> None:
     kind = signatures.archive_kind(first)
     if first.startswith(_CLOSED_TABLES) or (kind == "zip" and first[30:].startswith(_OFFICE) and _is_sheet(path)):
         raise UserError(shown(url), "is a table of a kind that is not read", "save it as CSV")
+    if kind in ("7z", "rar"):
+        raise UserError(shown(url), f"is a {kind} archive, which cannot be read", "unpack it and give the folder")
     if kind in _OPENERS and not _holds_tar(path, kind, url):
         raise UserError(shown(url), f"is a file packed with {kind}, not an archive", "unpack it and give what it holds")
     if kind or signatures.is_image(first) or _as_text(first):
