@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import os
 
+from job.addresses import hidden
+
 DONE = 0
 BUG = 1
 USER = 2
@@ -14,11 +16,12 @@ READER_LEFT = 141  # as shells say of SIGPIPE: the reader of a result left befor
 
 
 class JobError(Exception):
-    """An error that one line explains: where it is, what is wrong, what to do about it."""
+    """An error that one line explains: where it is, what is wrong, what to do about it; without the secrets of addresses."""
 
     code = BUG
 
     def __init__(self, where: str, what: str, fix: str) -> None:
+        where, what, fix = hidden(where), hidden(what), hidden(fix)
         super().__init__(f"{where}: {what}; {fix}" if fix else f"{where}: {what}")
 
 
@@ -26,6 +29,10 @@ class UserError(JobError):
     """The user's mistake: an option, a configuration, data, credentials (exit code 2)."""
 
     code = USER
+
+
+class Corrupt(UserError):
+    """A file that is damaged, whatever it was to be; one that was downloaded is deleted then."""
 
 
 class MachineError(JobError):
@@ -63,7 +70,7 @@ def from_os_error(error: OSError) -> JobError | None:
     if error.errno in (errno.EMFILE, errno.ENFILE):
         return MachineError(where, "too many open files", "raise the limit with ulimit -n")
     if error.errno == errno.ENAMETOOLONG:
-        return UserError(f"{where[:60]}...", "the name is too long", "give a shorter one")
+        return UserError(f"{hidden(where)[:60]}...", "the name is too long", "give a shorter one")
     if error.errno in _FILE_SYSTEM:
         return MachineError(where, f"the file system failed ({os.strerror(error.errno)})", "check the disk or the mount, then rerun")
     return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 # What a floor is for, then its modules; a folder stands as one.
 FLOORS: tuple[tuple[str, tuple[str, ...]], ...] = (
+    ("what nobody else may read", ("job.addresses",)),
     ("the words for what goes wrong", ("job.errors",)),
     ("what is said, asked for and measured", ("job.console", "job.config", "job.metrics")),
     ("stops, and files that are whole or absent", ("job.shutdown", "job.storage")),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import urllib.parse
 from pathlib import Path
 
@@ -9,8 +10,9 @@ import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
+from job import cli
 from job.data.sources.address import canonical, credentials, identity, last_part, redacted, shown
-from job.errors import UserError
+from job.errors import MachineError, UserError, from_os_error
 
 DATASET, COMPETITION = "kaggle:owner/some-name", "kaggle:competition/NAME"
 
@@ -120,6 +122,9 @@ SHA256 = 64 * "a"
         ("https://host/a?file=https%3A%2F%2Fx%3Fsig%3Ds3cr3t", "https://host/a?file=...", None),
         (f"https://host/a#sha256={SHA256}", f"https://host/a#sha256={SHA256}", f"https://host/a#sha256={SHA256}"),
         ("https://host/a#access=s3cr3t", "https://host/a#...", "https://host/a"),
+        ("https://host/a.zip;token=s3cr3t", "https://host/a.zip;token=...", "https://host/a.zip"),
+        ("https://host/a;v=s3cr3t/b.zip", "https://host/a;v=.../b.zip", "https://host/a;v=sha256:4e738ca5563c/b.zip"),
+        ("https://host/web/https://anna:s3cr3t@other/a", "https://host/web/https://other/a", None),
         ("gs://anna:s3cr3t@bucket/a", "gs://bucket/a", "gs://bucket/a"),
         ("pets?token=1", "pets?token=1", "pets?token=1"),
         ("kaggle:owner/name", "kaggle:owner/name", "kaggle:owner/name"),
@@ -133,6 +138,69 @@ def test_what_is_shown_and_compared(text: str, public: str | None, compared: str
         assert "s3cr3t" not in shown(text) + identity(text)
     assert shown(shown(text)) == shown(text)
     assert identity(identity(text)) == identity(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "public"),
+    [
+        ("'http://anna:s3cr3t@host/x'", "'http://host/x'"),
+        ("<http://anna:s3cr3t@host/x?id=1>", "<http://host/x?id=1>"),
+        ("wget http://anna:s3cr3t@host/x?sig=s3cr3t -O x", "wget http://host/x?sig=... -O x"),
+        ("-http://anna:s3cr3t@host", "-http://host"),
+        ("1http://anna:s3cr3t@host", "1http://host"),
+        ("--data=HTTP:/anna:s3cr3t@host/x", "--data=HTTP:/host/x"),
+        ("http://anna:my s3cr3t word@host/x now", "http://host/x now"),
+        ("see https://host/a?id=1 https://anna:s3cr3t@host/b", "see https://host/a?id=1 https://host/b"),
+        ('{"url": "https://host/a?sig=s3cr3t"}', '{"url": "https://host/a?sig=..."}'),
+        ("anna:s3cr3t@host/x", "...@host/x"),
+        ("anna:x@s3cr3t@host/x?token=s3cr3t", "...@host/x?token=..."),
+        ("anna:s3cr3t@host:/x", "...@host:/x"),
+        ("//anna:s3cr3t@host", "//...@host"),
+        ("http:anna:s3cr3t@host/x", "http:host/x"),
+        ("'anna:s3cr3t@127.0.0.1:80/x' is", "'...@127.0.0.1:80/x' is"),
+        ("kaggle:https://anna:s3cr3t@host/x", "kaggle:https://host/x"),
+        ("example.com/pets.zip?id=1&sig=s3cr3t", "example.com/pets.zip?id=1&sig=..."),
+        ("127.0.0.1:80/pets.zip?sig=s3cr3t", "127.0.0.1:80/pets.zip?sig=..."),
+        ("http://anna:s3cr3t", "http://anna:..."),
+    ],
+)
+def test_no_secret_of_an_address_within_a_text(text: str, public: str) -> None:
+    for kind, error in ((UserError, UserError(text, text, text)), (MachineError, MachineError(text, text, ""))):
+        assert isinstance(error, kind)
+        assert "s3cr3t" not in str(error)
+    assert shown(text) == public
+    assert shown(public) == public
+    assert str(UserError(text, text, text)) == f"{public}: {public}; {public}"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "runs/a:b@2x/photo.png", "C:\\pets@home", "//server/share/pets?", "a@b:c/d", "kaggle:owner/name@3", "who: a@b.org", "/a;b=c/d.png",
+        "write https://host/file.zip, with %20 for a space", "ends at 12:30", "pets?token=1", "data/pets.zip;v=1", "http", "plain http: no",
+        "'/data/my pets: cats, dogs' has 1:2, a=b; c", "https://...#sha256=...", "kaggle:owner/dataset, kaggle:competition/NAME or https://...",
+    ],
+)  # fmt: skip
+def test_other_text_is_as_it_was(text: str) -> None:
+    assert shown(text) == text
+    assert str(UserError(text, text, "")) == f"{text}: {text}"
+
+
+@given(st.text().filter(lambda text: not set("@?") & set(text) and "://" not in text and "http" not in text.lower()))
+def test_text_without_an_address_is_as_it_was(text: str) -> None:
+    assert shown(text) == text
+
+
+@given(st.lists(st.sampled_from(["http://", "//", "a", ":", "@", "/", "?", "=", " ", "'", ";", "#", "https:", "example.com", "..."])))
+def test_what_is_hidden_stays_so(words: list[str]) -> None:
+    once = str(UserError("".join(words), "", ""))
+    assert str(UserError(once.removesuffix(": "), "", "")) == once
+
+
+def test_a_name_that_is_too_long_is_cut_behind_its_secrets() -> None:
+    error = from_os_error(OSError(errno.ENAMETOOLONG, "", f"'https://anna:{50 * '1'}@host/{300 * 'x'}"))
+    assert error is not None
+    assert str(error).startswith("'https://host/xxx")
 
 
 def test_two_hidden_values_are_two_sources() -> None:
@@ -191,6 +259,7 @@ def test_user_info_becomes_a_header(user: str, password: str) -> None:
 
 def test_last_part() -> None:
     assert last_part("https://host/a/my%20pets.zip?sig=s3cr3t#x") == "my pets.zip"
+    assert last_part("https://host/a;v=1/pets.zip;token=s3cr3t") == "pets.zip"
     assert last_part("https://host") == ""
     assert last_part("data/pets/") == "pets"
 
@@ -198,3 +267,16 @@ def test_last_part() -> None:
 def test_what_a_server_repeats() -> None:
     url = "https://anna:s3%2Ft@host/a?token=T&id=7"
     assert redacted("anna s3/t s3%2Ft 7", url) == "... ... ... 7"
+    assert redacted("s3%2ft s3\\/t YW5uYTpzMy90 t", url) == "... ... ... ..."
+    assert redacted("a+b=% a%2Bb%3D%25 TWO anna", "https://host/?sig=a%2Bb%3D%25", "https://host/a;k=two", url) == "... ... ... ..."
+    assert redacted("a", "https://host/b") == "a"
+
+
+@pytest.mark.parametrize(
+    "words", [(), ("train",), ("train", "--epochs"), ("prepare", "x", "--test"), ("smoke", "--data"), ("prepare", "--out")]
+)
+def test_an_address_in_the_wrong_place_of_a_command(words: tuple[str, ...], capfd: pytest.CaptureFixture[str]) -> None:
+    assert cli._main([*words, "https://anna:s3cr3t@host/a.zip?sig=s3cr3t"]) == 2
+    said = "".join(capfd.readouterr())
+    assert said.startswith("twofold: ")
+    assert "s3cr3t" not in said

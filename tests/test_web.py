@@ -24,8 +24,8 @@ import pytest
 from job.config.options import build
 from job.config.schema import PrepareConfig
 from job.data import manifest
-from job.data.sources import arrival, open_source, web
-from job.errors import Interrupted, JobError, MachineError, UserError
+from job.data.sources import Listing, arrival, open_source, web
+from job.errors import Corrupt, Interrupted, JobError, MachineError, UserError
 from job.prepare import prepare
 from job.shutdown import Stop
 from job.smoke import draw
@@ -33,9 +33,18 @@ from job.storage import local
 from tests.preparing import Soon
 from tests.servers import Server
 
-DATA = np.random.default_rng(1).bytes(3_000_000)  # more than one chunk
+
+def one_file(data: bytes) -> bytes:
+    """A zip of one file, as large as that."""
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        archive.writestr("cats/1.png", data)
+    return packed.getvalue()
+
+
+DATA = one_file(np.random.default_rng(1).bytes(3_000_000))  # more than one chunk
 SHA256 = hashlib.sha256(DATA).hexdigest()
-OTHER = np.random.default_rng(2).bytes(2_500_000)
+OTHER = one_file(np.random.default_rng(2).bytes(2_500_000))
 PATH = "/files/pets.zip"
 
 
@@ -499,6 +508,78 @@ def test_what_is_no_file_is_named_and_not_kept(server: Server, tmp_path: Path, b
     assert download(server.url(PATH), tmp_path).read_bytes() == ZIP
 
 
+OLD_TAR = TAR[:257] + bytes(8) + TAR[265:]  # without the mark
+OLD_TAR = OLD_TAR[:148] + b"%06o\0 " % (sum(OLD_TAR[:148]) + 8 * 32 + sum(OLD_TAR[156:512])) + OLD_TAR[156:]
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "words"),
+    [
+        (PATH, "<html><title>x</title>".encode("utf-16"), "is a web page, not an archive"),
+        (PATH, "<!doctype html>".encode("utf-16-le"), "is a web page, not an archive"),
+        (PATH, "<html>".encode("utf-16-be"), "is a web page, not an archive"),
+        (PATH, b"%PDF-1.4\n%\xe2\xe3", "is a PDF: neither images nor an archive of them; check the address"),
+        (PATH, DATA[100:1000], "is of a kind that is not known: neither images"),
+        (PATH, bytes(1024), "is of a kind that is not known: neither images"),
+        ("/photo.jpg", DATA[100:1000], "is of a kind that is not known: neither images"),
+        ("/photo.jpg", b"%PDF-1.4\n%\xe2\xe3", "is a PDF: neither images"),
+        ("/old.tar", b"x" + OLD_TAR[1:], "is of a kind that is not known: neither images"),
+        ("/x.csv", b"Too many requests", "the server sent text, not a file: Too many requests; check the address"),
+        ("/x.csv", b"Too many requests, try later", "the server sent text, not a file: Too many requests, try later"),
+        ("/x.csv", b"Too many\nrequests,\n try later", "the server sent text, not a file"),
+        ("/x.csv", "Zu viele Anfragen für heute".encode("cp1252"), "is not text in UTF-8, or in UTF-16 with a byte order mark; save it"),
+        ("/x.csv", "Too many requests".encode("utf-16"), "the server sent text, not a file: Too many requests"),
+        (PATH, b"Rar!\x1a\x07\0" + bytes(600), "is a rar archive, which cannot be read; unpack it and give the folder"),
+        ("/pets", b"7z\xbc\xaf\x27\x1c" + bytes(600), "is a 7z archive, which cannot be read"),
+        ("/list.csv.gz", gzip.compress(b"path,label"), "is a file packed with gzip, not an archive; unpack it"),
+        ("/l.xlsx", as_zip({"xl/workbook.xml": b"x"}), "is a table of a kind that is not read; save it as CSV"),
+        ("/l", as_zip({"[Content_Types].xml": b"x", "xl/workbook.xml": b"x"}), "is a table of a kind that is not read"),
+        ("/l.ods", as_zip({"mimetype": b"x", "content.xml": b"x"}), "is a table of a kind that is not read"),
+        ("/l.xls", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(600), "is a table of a kind that is not read"),
+        ("/l.parquet", b"PAR1" + bytes(600), "is a table of a kind that is not read"),
+    ],
+)
+@pytest.mark.parametrize("sized", [True, False])
+def test_what_no_reader_takes_is_not_kept(server: Server, tmp_path: Path, path: str, body: bytes, words: str, sized: bool) -> None:
+    server.serve(path, body, sized=sized)
+    said = refusal(server.url(f"{path}?sig=S3CR3T"), tmp_path)
+    assert said.startswith(f"{server.url(path)}?sig=...: {words}")
+    server.serve(path, ZIP)
+    assert download(server.url(f"{path}?sig=S3CR3T"), tmp_path).read_bytes() == ZIP
+
+
+def test_damage_at_the_beginning_of_an_archive_is_not_kept(server: Server, tmp_path: Path) -> None:
+    data = PACKED["tar.gz"]
+    server.serve("/pets.tar.gz", data[:10] + bytes(200) + data[210:])
+    assert "is corrupt" in refusal(server.url("/pets.tar.gz"), tmp_path, MachineError)
+
+
+@pytest.mark.parametrize(
+    ("path", "data", "name"),
+    [
+        ("/old.tar", OLD_TAR, "old.tar"),
+        ("/old.tar.gz", gzip.compress(OLD_TAR), "old.tar.gz"),
+        ("/self.zip", b"#!/bin/sh\n\0\xff" + ZIP, "self.zip"),
+        ("/office.zip", as_zip({"xl/cat.png": b"x"}), "office.zip"),
+        ("/list.tsv", b"path\tlabel\na.jpg\tcat\n", "list.tsv"),
+        ("/list.tab", b"path\tlabel\na.jpg\tcat\n", "list.tab"),
+        ("/list.csv", b"path\na.jpg\n", "list.csv"),
+        ("/list.csv", b"where\na.jpg\n", "list.csv"),
+        ("/list.csv", b"where,what\na,cat\n", "list.csv"),
+        ("/list.csv", "path,label\na.jpg,Kätzchen\n".encode("utf-16"), "list.csv"),
+    ],
+)
+def test_what_a_reader_takes(server: Server, tmp_path: Path, path: str, data: bytes, name: str) -> None:
+    server.serve(path, data)
+    found = download(server.url(path), tmp_path)
+    assert (found.name, found.read_bytes()) == (name, data)
+
+
+def test_a_table_with_tabs_without_an_ending(server: Server, tmp_path: Path) -> None:
+    server.serve("/export", b"path\tlabel\n", Content_Type="text/tab-separated-values")
+    assert download(server.url("/export"), tmp_path).name == "export.tsv"
+
+
 def test_a_page_in_place_of_an_image(server: Server, tmp_path: Path) -> None:
     server.serve("/photo.jpg", b"<html>")
     assert "is a web page, not an image" in refusal(server.url("/photo.jpg"), tmp_path)
@@ -514,6 +595,49 @@ def test_an_answer_that_repeats_the_address(server: Server, tmp_path: Path) -> N
     url = server.url(f"{PATH}?token=T0K%25EN&id=7").replace("://", "://anna:s3%2Fcr3t@")
     words = 'the server sent a JSON answer, not a file: {"error": "..., ..., ..., ..."}; check the address'
     assert refusal(url, tmp_path) == f"{server.url(PATH)}?token=...&id=7: {words}"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"error": "expired /store?sig=S3CR3T+X"}',
+        b"<html><title>/store?sig=S3CR3T%2BX</title>",
+        b"<Error>s3cr3t%2bx S3CR3T X</Error>",
+        b"gone: u, S3CR3TP, dTpTM0NSM1RQ",
+        b"gone: /older?id=7&amp;sig=S3CR3T0",
+    ],
+)
+def test_an_answer_that_repeats_an_address_that_it_led_to(
+    server: Server, tmp_path: Path, body: bytes, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.serve("/store", body)
+    server.cut("/store", 5)
+    server.answer("/middle", 302, Location=server.url("/store?sig=S3CR3T%2BX"))
+    server.answer(PATH, 302, Location=server.url("/middle").replace("://", "://u:S3CR3TP@"))
+    kept: list[str] = []
+    write = local.write_json
+    monkeypatch.setattr(local, "write_json", lambda path, value: (write(path, value), kept.append(path.read_text())))
+    said = refusal(server.url(PATH), tmp_path)
+    assert len(kept) == 2
+    for secret in ("S3CR3T", "dTpTM0NSM1RQ"):
+        assert secret.lower() not in f"{said}{capfd.readouterr()}{kept}".lower()
+    assert "..." in said
+
+
+def test_an_answer_that_repeats_the_password_as_it_was_sent(server: Server, tmp_path: Path) -> None:
+    for told in (BASIC[6:], BASIC[6:].rstrip("=")):
+        server.serve(PATH, f'{{"Authorization": "Basic {told}"}}'.encode())
+        assert 'not a file: {"Authorization": "Basic ..."};' in refusal(with_password(server.url(PATH)), tmp_path)
+
+
+def test_a_stated_name_with_the_query_of_the_address(server: Server, tmp_path: Path) -> None:
+    server.serve("/7", ZIP, Content_Disposition='attachment; filename="pets.zip?sig=S3CR3T"')
+    assert download(server.url("/7"), tmp_path).name == "pets.zip"
+
+
+def test_a_parameter_within_the_path_is_no_part_of_the_name(server: Server, tmp_path: Path) -> None:
+    server.serve("/pets.zip;token=S3CR3T", ZIP)
+    assert download(server.url("/pets.zip;token=S3CR3T"), tmp_path).name == "pets.zip"
 
 
 @pytest.mark.parametrize("kind", PACKED)
@@ -673,6 +797,17 @@ def test_packed_in_a_form_that_is_not_read(server: Server, tmp_path: Path, encod
     assert f"packed it as '{encoding}'" in refusal(server.url(PATH), tmp_path)
 
 
+@pytest.mark.parametrize("encoding", ["aws-chunked", "UTF-8", "none", "binary", "identity, aws-chunked"])
+def test_what_servers_say_of_a_packing_that_is_none(server: Server, tmp_path: Path, encoding: str) -> None:
+    server.serve(PATH, ZIP, Content_Encoding=encoding)
+    assert download(server.url(PATH), tmp_path).read_bytes() == ZIP
+    server.serve("/packed", gzip.compress(ZIP), Content_Encoding=f"gzip,{encoding}")
+    assert download(server.url("/packed"), tmp_path).read_bytes() == ZIP
+    server.serve("/chunked", b"400;chunk-signature=1\r\n" + ZIP, Content_Encoding=encoding)
+    with pytest.raises(UserError):
+        download(server.url("/chunked"), tmp_path)
+
+
 BASIC = "Basic " + base64.b64encode("anna:s3/cr3t\u00e4".encode()).decode()
 
 
@@ -736,3 +871,40 @@ def test_a_password_that_is_not_quoted(tmp_path: Path, password: str) -> None:
     with pytest.raises(UserError, match="in a password") as caught:
         download(f"https://anna:{password}@127.0.0.1/pets.zip", tmp_path)
     assert "cr3t" not in str(caught.value)
+
+
+@pytest.mark.parametrize("told", [{}, {"Content-Range": "bytes 5-9/10"}])
+def test_a_part_that_nobody_asked_for(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: dict[str, str], capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(web, "TRIES", 2)
+    server.answer(PATH, 206, **told)
+    with pytest.raises(MachineError) as caught:
+        download(server.url(PATH), tmp_path)
+    assert "gave up after 2 tries (the server sent another part of the file)" in str(caught.value)
+    assert "Errno" not in "".join(capfd.readouterr())
+
+
+def test_what_a_reader_finds_corrupt_is_downloaded_again(server: Server, tmp_path: Path) -> None:
+    class Broken:
+        @property
+        def listing(self) -> Listing:
+            raise Corrupt("a", "is corrupt", "b")
+
+        def files(self) -> list[Path]:
+            return []
+
+        def read(self) -> Iterator[tuple[str, bytes]]:
+            yield "a.png", b"a"
+            raise Corrupt("a", "is corrupt", "b")
+
+    server.serve(PATH, ZIP)
+    text = server.url(f"{PATH}?sig=S3CR3T")
+    for look in (lambda source: source.listing, lambda source: list(source.read())):
+        source = web.Downloaded(text, download(text, tmp_path), Broken())
+        assert source.files() == []
+        with pytest.raises(UserError) as caught:
+            look(source)
+        assert str(caught.value) == f"{server.url(PATH)}?sig=...: pets.zip is corrupt and was deleted; rerun to download it again"
+        assert left(tmp_path) == []
+    assert len(server.gets(PATH)) == 2

@@ -8,23 +8,20 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import html
 import re
 import urllib.parse
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NoReturn
 
+from job.addresses import CHECKSUM, MATRIX, Parts, cut, hidden, is_plain, joined, parameter, public, split
 from job.errors import UserError
 
 HOSTS = ("www.kaggle.com", "kaggle.com")
 _ADDRESS = re.compile(r"\s*(?:(?!kaggle:)[a-z][a-z0-9+.-]+://+|https?:/*)", re.I)  # `https:/x` too: it may hold a password all the same
-_HOST = re.compile(r"[\w.-]*|(?:localhost|[\w-]+(?:\.[\w-]+)+|\[[0-9a-f:.]+\])(?::\d*)?", re.I)
-_WITH_PORT = re.compile(r"(?:\[[0-9a-f:.]+\]|[^:]*)(?::\d*)?", re.I)
-_CHECKSUM = re.compile(r"sha256=[0-9a-f]{64}", re.I)
 _HASHED = re.compile(r"sha256:[0-9a-f]{12}")
 
-_PLAIN = ("id", "download", "dl", "format", "file", "filename", "name", "version", "export", "confirm", "raw", "ref", "path")
-_PLAIN_VALUE = re.compile(r"[\w .,()+~/-]*")  # an address or a query within the value may hold secrets of its own
 # what a new signature of the same address changes
 _SIGNATURE = re.compile(
     r"sig|signature|token|key|x-amz-.*|x-goog-.*|expires|policy|se|sp|sv|sr|st|spr|sk.*|auth.*|pass.*|access.*|credential"
@@ -70,7 +67,7 @@ def canonical(text: str) -> str:
     if scheme not in ("https", "http"):
         what, fix = _ELSEWHERE.get(scheme, (f"is an address of an unknown kind, {scheme}://", "download it first and give the file"))
         raise UserError(shown(text), what, fix)
-    host, tail = _cut(rest)
+    host, tail = cut(rest)
     found = _kaggle(rest) if host.lower() in HOSTS else ""
     if host.lower() in HOSTS and not found and not tail.startswith("/api/"):
         _not_on_kaggle(shown(text))
@@ -80,13 +77,10 @@ def canonical(text: str) -> str:
 def shown(text: str) -> str:
     """An address as people may read it, also one that is not valid: without user info and the values of unknown parameters.
 
-    What is no web address is given back as it is.
+    What is no web address is given back as it is, but for addresses within it.
     """
-    if not _ADDRESS.match(text):
-        return text
-    start, host, path, query, fragment = _split(text)
-    parameters = [f"{name}={value}" if _is_plain(name, value) else f"{name}=..." if name else "..." for name, value in query]
-    return _joined(start + host + path, parameters, fragment if _CHECKSUM.fullmatch(fragment) else fragment and "...")
+    match = _ADDRESS.match(text)
+    return public(match.group().strip(), text[match.end() :].strip()) if match else hidden(text)
 
 
 def identity(text: str) -> str:
@@ -98,21 +92,26 @@ def identity(text: str) -> str:
     if not _ADDRESS.match(text):
         return text
     start, host, path, query, fragment = _split(text)
-    parameters = []
-    for name, value in query:
-        if _is_plain(name, value) or _HASHED.fullmatch(value):
-            parameters.append(f"{name}={value}" if name else value)
+    path = MATRIX.sub(lambda match: "".join(f";{text}" for text in _compared([parameter(match[1])])), hidden(path))
+    return joined(start.lower() + host.lower() + path, _compared(query), fragment.lower() if CHECKSUM.fullmatch(fragment) else "")
+
+
+def _compared(pairs: list[tuple[str, str]]) -> list[str]:
+    made = []
+    for name, value in pairs:
+        if is_plain(name, value) or _HASHED.fullmatch(value):
+            made.append(f"{name}={value}" if name else value)
         elif not _SIGNATURE.fullmatch(urllib.parse.unquote(name)):
             hashed = f"sha256:{hashlib.sha256(value.encode('utf-8', 'surrogateescape')).hexdigest()[:12]}"
-            parameters.append(f"{name}={hashed}" if name else hashed)
-    return _joined(start.lower() + host.lower() + path, parameters, fragment.lower() if _CHECKSUM.fullmatch(fragment) else "")
+            made.append(f"{name}={hashed}" if name else hashed)
+    return made
 
 
 def last_part(text: str) -> str:
-    """The last part of an address's path, or of a path: what a file of no other name is called."""
+    """The last part of an address's path without parameters, or of a path: what a file of no other name is called."""
     if not _ADDRESS.match(text):
         return Path(text).name
-    return urllib.parse.unquote(_split(text)[2]).rstrip("/").rpartition("/")[2]
+    return urllib.parse.unquote(MATRIX.sub("", _split(text)[2])).rstrip("/").rpartition("/")[2]
 
 
 def valid(url: str) -> urllib.parse.SplitResult:
@@ -138,7 +137,7 @@ def checksum(text: str) -> str:
         UserError: something else follows the `#`.
     """
     fragment = text.partition("#")[2]
-    if fragment and not _CHECKSUM.fullmatch(fragment):
+    if fragment and not CHECKSUM.fullmatch(fragment):
         fix = "write %23 for # in a password" if "@" in fragment else "write #sha256= and 64 hexadecimal digits"
         raise UserError(shown(text), "what follows # is not a valid checksum", fix)
     return fragment.partition("=")[2].lower()
@@ -155,58 +154,35 @@ def credentials(url: str) -> tuple[str, str]:
     return url.replace(netloc, host, 1), f"Basic {base64.b64encode(pair).decode()}"
 
 
-def redacted(words: str, url: str) -> str:
-    """What a server says, without the secrets of the address that it was asked for."""
-    for secret in sorted(_secrets(url), key=len, reverse=True):
-        words = words.replace(secret, "...")
-    return words
+def redacted(words: str, *urls: str) -> str:
+    """What a server says, without the secrets of the addresses that were asked, in whatever way it writes them."""
+    found = {form for url in urls for secret in _secrets(url) for form in _forms(secret)} - {""}
+    if not found:
+        return words
+    return re.sub("|".join(map(re.escape, sorted(found, key=len, reverse=True))), "...", words, flags=re.I)
 
 
 def _secrets(url: str) -> Iterator[str]:
-    user = urllib.parse.urlsplit(url).netloc.rpartition("@")[0]
-    hidden = [value for name, value in _split(url)[3] if not _is_plain(name, value)]
-    for secret in (*user.split(":", 1), *hidden):
-        yield from {secret, urllib.parse.unquote(secret)} - {""}
+    netloc = urllib.parse.urlsplit(url).netloc
+    user, _, path, query, _ = netloc.rpartition("@")[0], *_split(url)[1:]
+    yield from user.split(":", 1)
+    yield from (value for name, value in [*query, *map(parameter, MATRIX.findall(path))] if not is_plain(name, value))
+    pair = credentials(url)[1].removeprefix("Basic ")
+    yield from (pair, pair.rstrip("="))
 
 
-def _split(text: str) -> tuple[str, str, str, list[tuple[str, str]], str]:
-    """Scheme with its slashes, host with its port, path, parameters, fragment; the user info is left out.
+def _forms(secret: str) -> Iterator[str]:
+    unquoted = urllib.parse.unquote(secret)
+    for plain in (unquoted, unquoted.replace("+", " "), urllib.parse.unquote_plus(secret)):
+        for form in (secret, plain, urllib.parse.quote(plain), urllib.parse.quote(plain, safe="")):
+            yield from (form, form.replace("/", "\\/"), html.escape(form))
 
-    An address need not be valid: a password with an unescaped `/`, `?` or `#` reads as a path, so what comes before a
-    later `@` is left out too where the host before it is none.
-    """
+
+def _split(text: str) -> Parts:
     text = text.strip()
     match = _ADDRESS.match(text)
     start = match.group() if match else ""
-    authority, rest = _cut(text[len(start) :])
-    user, at, host = authority.rpartition("@")
-    if "@" in rest and (not _HOST.fullmatch(host) or (at and ":" not in user)):
-        host, rest = _cut(rest.rpartition("@")[2])
-    if not _WITH_PORT.fullmatch(host):
-        host = host.partition(":")[0] + ":..."
-    rest, _, fragment = rest.partition("#")
-    path, _, query = rest.partition("?")
-    return start, host, path, [_parameter(part) for part in re.split("[&;]", query) if part], fragment
-
-
-def _cut(text: str) -> tuple[str, str]:
-    """The authority and what follows it."""
-    authority = re.split("[/?#]", text, maxsplit=1)[0]
-    return authority, text[len(authority) :]
-
-
-def _parameter(text: str) -> tuple[str, str]:
-    """Name and value; a lone word is a value without a name, since it may be a secret (base64 ends in `=`)."""
-    name, _, value = text.partition("=")
-    return (name, value) if value.strip("=") or name.lower() in _PLAIN else ("", text)
-
-
-def _is_plain(name: str, value: str) -> bool:
-    return name.lower() in _PLAIN and bool(_PLAIN_VALUE.fullmatch(urllib.parse.unquote(value)))
-
-
-def _joined(start: str, parameters: list[str], fragment: str) -> str:
-    return start + ("?" + "&".join(parameters) if parameters else "") + (f"#{fragment}" if fragment else "")
+    return split(start, text[len(start) :])
 
 
 def _file(text: str, rest: str) -> str:

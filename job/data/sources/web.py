@@ -14,16 +14,16 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Callable, Generator, Iterable, Iterator
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 from job.console import console
-from job.data.sources import arrival
-from job.data.sources.address import checksum, credentials, shown, valid
-from job.errors import JobError, MachineError, UserError
+from job.data.sources import Listing, Source, arrival
+from job.data.sources.address import checksum, credentials, redacted, shown, valid
+from job.errors import Corrupt, JobError, MachineError, UserError
 from job.shutdown import Stop
 from job.storage import local
 
@@ -60,9 +60,10 @@ def download(text: str, scratch: Path, stop: Stop) -> Path:
     local.make_folder(folder)
     console.log(f"downloading {shown(url)}")
     part = folder / ".part"
-    answer = fetch(url, part, shown(url), stop)
+    chain = [url]
+    answer = fetch(url, part, shown(url), stop, chain)
     try:
-        file, name, sent, found = _checked(part, answer, url, wanted, stop)
+        file, name, sent, found = _checked(part, answer, chain, wanted, stop)
     except JobError:
         discard(part)
         raise
@@ -77,8 +78,37 @@ def download(text: str, scratch: Path, stop: Stop) -> Path:
     return folder / name
 
 
-def _checked(part: Path, answer: arrival.Answer, url: str, wanted: str, stop: Stop) -> tuple[Path, str, str, str]:
+class Downloaded:
+    """A source that came from the web. Where its reader finds it corrupt it is deleted, so that the next start downloads it again."""
+
+    def __init__(self, text: str, file: Path, source: Source) -> None:
+        """`text` is its address, which errors name."""
+        self._where, self._file, self._source = shown(text), file, source
+
+    @property
+    def listing(self) -> Listing:
+        with self._deleted_if_corrupt():
+            return self._source.listing
+
+    def files(self) -> list[Path]:
+        return self._source.files()
+
+    def read(self) -> Iterator[tuple[str, bytes]]:
+        with self._deleted_if_corrupt():
+            yield from self._source.read()
+
+    @contextmanager
+    def _deleted_if_corrupt(self) -> Iterator[None]:
+        try:
+            yield
+        except Corrupt:
+            self._file.unlink(missing_ok=True)
+            raise UserError(self._where, f"{self._file.name} is corrupt and was deleted", "rerun to download it again") from None
+
+
+def _checked(part: Path, answer: arrival.Answer, chain: list[str], wanted: str, stop: Stop) -> tuple[Path, str, str, str]:
     """The file that came, unpacked where it was packed for the way, its name, and the SHA-256 of what was sent and of itself."""
+    url = chain[0]
     file, sent = part, local.sha256_of(part)
     found = sent
     if arrival.is_packed(part, answer):
@@ -87,7 +117,7 @@ def _checked(part: Path, answer: arrival.Answer, url: str, wanted: str, stop: St
         answer, found = replace(answer, sized=True), local.sha256_of(file)
     name = arrival.name_of(file, answer, url)
     try:
-        arrival.check(file, name, answer, url, stop)
+        arrival.check(file, name, answer, chain, stop)
         if wanted not in ("", sent, found):
             raise UserError(shown(url), f"has SHA-256 {found}, not {wanted}", "check the address and the checksum")
     except JobError:
@@ -106,19 +136,20 @@ def _sent(folder: Path) -> str:
     return (folder / _SENT).read_text() if (folder / _SENT).exists() else ""
 
 
-def fetch(url: str, part: Path, where: str, stop: Stop) -> arrival.Answer:
+def fetch(url: str, part: Path, where: str, stop: Stop, chain: list[str] | None = None) -> arrival.Answer:
     """Get a file into `part` in several tries, resuming one that was begun before; the caller checks and renames it.
 
     Args:
         where: what errors name; a signed address is a secret.
+        chain: takes the addresses that were asked after it, which may hold secrets too; these are kept nowhere else.
 
     Returns:
         What the server said of the file.
     """
-    wait = FIRST_WAIT
+    wait, chain = FIRST_WAIT, [url] if chain is None else chain
     for attempt in range(1, TRIES + 1):
         try:
-            return _fetch(url, part, where, stop)
+            return _fetch(url, part, where, stop, chain)
         except urllib.error.HTTPError as error:
             fault = f"{error.code} {http.client.responses.get(error.code, '')}".strip()  # the server's own words may repeat the address
             if error.code in (401, 403):
@@ -130,7 +161,7 @@ def fetch(url: str, part: Path, where: str, stop: Stop) -> arrival.Answer:
         except (OSError, http.client.HTTPException) as error:
             if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):  # the disk, not the network
                 raise
-            fault = str(getattr(error, "reason", error)) or type(error).__name__
+            fault = redacted(str(getattr(error, "reason", error)), *chain) or type(error).__name__
         if attempt < TRIES:
             console.log(f"download interrupted ({fault}): resuming in {wait:g} s")
             _pause(wait, stop)
@@ -213,8 +244,9 @@ def _state(part: Path) -> Path:
 class _Redirects(urllib.request.HTTPRedirectHandler):
     """Follows a redirect, but never from https to anything that others can read and change, nor with a password to another host."""
 
-    def __init__(self, where: str) -> None:
-        self.where = where
+    def __init__(self, where: str, chain: list[str]) -> None:
+        """`chain` takes the addresses that are led to."""
+        self.where, self.chain = where, chain
 
     def http_error_302(self, req: urllib.request.Request, fp: Any, code: int, msg: str, headers: Any) -> Any:
         try:
@@ -228,6 +260,7 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
     def redirect_request(self, req: urllib.request.Request, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:
         refuse_downgrade(self.where, req.full_url, newurl)
         bare, authorization = credentials(newurl)
+        self.chain.append(newurl)
         request = super().redirect_request(req, fp, code, msg, headers, bare)
         if not authorization and _origin(req.full_url) == _origin(bare):
             authorization = req.get_header("Authorization") or ""
@@ -250,7 +283,7 @@ def refuse_downgrade(where: str, old: str, new: str) -> None:
         )
 
 
-def _fetch(url: str, part: Path, where: str, stop: Stop) -> arrival.Answer:
+def _fetch(url: str, part: Path, where: str, stop: Stop, chain: list[str]) -> arrival.Answer:
     """Get what is missing of the file; raises where the connection ends early."""
     have = part.stat().st_size if part.exists() else 0
     before = arrival.Answer(**json.loads(_state(part).read_text())) if have and _state(part).exists() else arrival.Answer()
@@ -261,7 +294,7 @@ def _fetch(url: str, part: Path, where: str, stop: Stop) -> arrival.Answer:
     if have and before.validator:
         request.add_header("Range", f"bytes={have}-")
         request.add_header("If-Range", before.validator)
-    opener = urllib.request.build_opener(_Redirects(where))
+    opener = urllib.request.build_opener(_Redirects(where, chain))
 
     def answered() -> Iterator[Any]:
         """The answer, then its content in chunks."""
@@ -280,12 +313,13 @@ def _fetch(url: str, part: Path, where: str, stop: Stop) -> arrival.Answer:
             if error.code != 416 or not have:
                 raise
             part.unlink()  # the server has no such range
-            return _fetch(url, part, where, stop)
+            return _fetch(url, part, where, stop, chain)
         if answer.status == 206:
             if not (answer.headers.get("Content-Range") or "").startswith(f"bytes {have}-"):
-                part.unlink()
+                part.unlink(missing_ok=True)
                 raise http.client.HTTPException("the server sent another part of the file")
-            return _store(answer, answers, part, have, before)
+            if have:
+                return _store(answer, answers, part, have, before)
         discard(part)  # before the new answer is noted, or a kill would leave it with the old bytes
         return _store(answer, answers, part, 0, arrival.describe(answer.headers, answer.geturl(), where))
 
