@@ -8,6 +8,7 @@ from pathlib import Path
 from job.console import console
 from job.data import pixels
 from job.data.sources import open_source
+from job.data.sources.address import last_part
 from job.errors import UserError
 from job.inference import plots
 from job.inference.trained import Item, Trained
@@ -29,7 +30,7 @@ def visualize(run: Path, image: str, out: str) -> None:
         raise UserError("--out", f"{out} is a folder", "name a file in it")
     with tempfile.TemporaryDirectory(prefix="twofold-") as scratch:
         source = open_source(image, Path(scratch))
-        if [entry.name for entry in source.listing.entries] != [Path(image).name]:
+        if [entry.name for entry in source.listing.entries] != [last_part(image)]:
             raise UserError(image, "is not an image", "give one JPEG, PNG or WebP file")
         data = next(source.read())[1]
     trained = Trained(run)
@@ -40,7 +41,7 @@ def visualize(run: Path, image: str, out: str) -> None:
     prediction = next(trained.predict([Item(image, -1, jpeg)]))
     filters, stages = trained.maps(prediction.image)
     p = float(probability(prediction.logit))
-    heading = f"{Path(image).name}: {max(p, 1 - p):.1%} {trained.classes[int(p >= 0.5)]}, by {trained.config.model.model}"
+    heading = f"{last_part(image)}: {max(p, 1 - p):.1%} {trained.classes[int(p >= 0.5)]}, by {trained.config.model.model}"
     local.make_folder(Path(out).absolute().parent)
     plots.features(prediction.image, filters, stages, Path(out), heading)
     console.log(f"wrote {out}")

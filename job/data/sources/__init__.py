@@ -110,7 +110,8 @@ def open_source(text: str, scratch: Path, stop: Stop | None = None, reading: Rea
     if is_remote(text):
         from job.data.sources import web
 
-        return open_source(str(web.download(text, scratch, stop)), scratch, stop, reading, labels=labels)
+        came = web.download(text, scratch, stop)
+        return web.Downloaded(text, came, open_source(str(came), scratch, stop, reading, labels=labels))
     path = Path(text)
     if path.is_dir():
         from job.data.sources.folder import Folder

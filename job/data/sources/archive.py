@@ -27,7 +27,7 @@ from typing import IO, Any, Self, cast
 from job.data import signatures
 from job.data.sources import names, zip_names
 from job.data.sources.walk import Member, Walk
-from job.errors import UserError
+from job.errors import Corrupt, UserError
 from job.storage import local
 
 # what the readers of archives raise for damage; plain OSError from bz2 and gzip too
@@ -112,7 +112,7 @@ class Archive(Walk):
             if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):  # the disk's fault, not the archive's
                 raise
             reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(":")
-            raise UserError(self.where, f"{prefix or 'the archive'} is corrupt ({reason})", "download it again") from None
+            raise Corrupt(self.where, f"{prefix or 'the archive'} is corrupt ({reason})", "download it again") from None
 
     def _kind(self, file: Path | IO[bytes], prefix: str) -> str:
         if isinstance(file, Path):
