@@ -15,7 +15,7 @@ from job.config.schema import EvaluateConfig, Reading
 from job.console import console
 from job.data import manifest
 from job.data.class_names import same_class
-from job.data.layout import Wanted
+from job.data.labels import Wanted
 from job.data.shards import Reader
 from job.data.sources.address import shown
 from job.data.survey import survey

@@ -23,7 +23,7 @@ from job.console import console, counted, duration
 from job.data import audit, levels, manifest, pixels, shards
 from job.data.class_names import same_class
 from job.data.division import divide
-from job.data.layout import Wanted
+from job.data.labels import Wanted
 from job.data.sources import contents, is_remote, open_source
 from job.data.sources.address import canonical, identity, last_part, shown
 from job.data.survey import Survey, survey

@@ -43,7 +43,7 @@ STEP, LOOP, SAVER = "job/training/step.py", "job/training/loop.py", "job/trainin
 OPTIMIZERS, SCHEDULES, AUGMENT = "job/training/optimizers.py", "job/training/schedules.py", "job/training/augment.py"
 BUILD, ORDER, MEMORY, PREFETCH = "job/training/build.py", "job/feeds/order.py", "job/feeds/memory.py", "job/feeds/prefetch.py"
 CHECKPOINTS, LOCAL, LOCK, LAYERS = "job/runs/checkpoints.py", "job/storage/local.py", "job/storage/lock.py", "job/models/layers.py"
-LAYOUT, FOLDERS, SPLIT_WORDS, DIVISION = "job/data/layout.py", "job/data/folders.py", "job/data/splits.py", "job/data/division.py"
+LABELS, FOLDERS, SPLIT_WORDS, DIVISION = "job/data/labels.py", "job/data/folders.py", "job/data/splits.py", "job/data/division.py"
 ZIP_NAMES, NAMES, WALK = "job/data/sources/zip_names.py", "job/data/sources/names.py", "job/data/sources/walk.py"
 METRICS = "job/metrics.py"
 
@@ -145,12 +145,12 @@ MUTANTS = (
     Mutant("a rename is tried once", LOCAL, "            if error.errno not in _TRANSIENT:\n                raise\n            if wait", "            if True:\n                raise\n            if wait", f"{STORAGE}::test_a_rename_that_fails_for_a_moment_is_tried_again"),
     Mutant("the lock of a deleted folder counts", LOCK, "if os.path.samestat(os.fstat(file.fileno()), os.stat(path)):", "if True:", f"{STORAGE}::test_a_folder_that_its_last_holder_deletes_is_made_again"),
     Mutant("a file system without locks is refused", LOCK, "if error.errno in _NO_LOCKS:", "if False:", f"{STORAGE}::test_a_file_system_without_locks_is_warned_of_once"),
-    Mutant("any level of two names holds the classes", LAYOUT, "    if not labels.covers:\n        return False\n    if wanted.model", "    if wanted.model", "tests/test_layout.py"),
-    Mutant("the first of two levels is taken", LAYOUT, "if len(both) > 2 or len(other.missing) == len(best.missing):", "if False:", "tests/test_layout.py"),
-    Mutant("camera words are classes", LAYOUT, "or any(map(is_no_class, labels.found)) or", "or", "tests/test_survey.py"),
+    Mutant("any level of two names holds the classes", LABELS, "    if not labels.covers:\n        return False\n    if wanted.model", "    if wanted.model", "tests/test_layout.py"),
+    Mutant("the first of two levels is taken", LABELS, "        if differ:\n", "        if False:\n", "tests/test_layout.py"),
+    Mutant("camera words are classes", LABELS, "        or any(map(is_no_class, labels.found))\n", "", "tests/test_survey.py"),
     Mutant("a folder beside a split is merged into train", FOLDERS, "                if beside:\n", "                if False:\n", "tests/test_survey.py"),
-    Mutant("dev is no word", SPLIT_WORDS, '"dev", ', "", "tests/test_trees.py"),
-    Mutant("an unlabelled test is a class", LAYOUT, "self.unlabelled = [] if labelled_test else test", "self.unlabelled = []", "tests/test_layout.py"),
+    Mutant("dev is no word", SPLIT_WORDS, '"va", "dev", ', '"va", ', "tests/test_trees.py"),
+    Mutant("an unlabelled test is a class", LABELS, "self.unlabelled = [] if labelled_test else test", "self.unlabelled = []", "tests/test_layout.py"),
     Mutant("small classes by hash alone", DIVISION, "return max(least, min(max(found, math.ceil(wanted - slack)), math.floor(wanted + slack)))", "return max(least, found)", "tests/test_division.py"),
     Mutant("test takes from validation", DIVISION, 'splits["test"] += free[last:]', 'splits["test"] += free[:first]', "tests/test_division.py"),
     Mutant("mojibake in a zip", ZIP_NAMES, 'return raw.decode(encoding or "utf-8")', 'return raw.decode(encoding or "cp437")', "tests/test_zip_names.py"),

@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from job.data.class_names import same_class
-from job.data.layout import Layout, Wanted, find
+from job.data.labels import Wanted
+from job.data.layout import Layout, find
 from job.data.sources import Entry
 from job.data.splits import split_of
 from job.errors import UserError

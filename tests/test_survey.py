@@ -13,7 +13,7 @@ import pytest
 
 from job.cli import main
 from job.config.schema import Reading
-from job.data.layout import Wanted
+from job.data.labels import Wanted
 from job.data.sources import contents
 from job.data.survey import survey
 from job.errors import UserError

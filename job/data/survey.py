@@ -9,6 +9,7 @@ from pathlib import Path
 
 from job.config.schema import Reading
 from job.data import layout, manifest
+from job.data.labels import Wanted
 from job.data.sources import AUTO, Entry, Listing, Skipped, Source, is_remote, open_source
 from job.data.sources.address import canonical, last_part, shown
 from job.shutdown import Stop
@@ -47,9 +48,7 @@ class Survey:
         return [*lines, *self.notes, *(f"skipped: {line}" for line in self.skipped.lines())]
 
 
-def survey(
-    texts: Sequence[str], scratch: Path, stop: Stop | None = None, reading: Reading = AUTO, wanted: layout.Wanted | None = None
-) -> Survey:
+def survey(texts: Sequence[str], scratch: Path, stop: Stop | None = None, reading: Reading = AUTO, wanted: Wanted | None = None) -> Survey:
     """List sources and label what they hold.
 
     Args:
