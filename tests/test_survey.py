@@ -114,6 +114,18 @@ def test_sources_together(tmp_path: Path) -> None:
     assert survey([str(tmp_path / "cats.zip"), str(tmp_path / "dogs.zip")], tmp_path).layout.classes == ("cats", "dogs")
 
 
+def test_a_class_called_like_a_split(tmp_path: Path) -> None:
+    root = _put(tmp_path / "u", *(f"{split}/{kind}/{k}.jpg" for split in ("train", "val") for kind in ("bus", "train") for k in range(3)))
+    assert "if train is a class, add --positive train" in _refused(None, root)
+    for wanted in (Wanted(positive="train"), Wanted(pair=("bus", "train"))):
+        found = survey([str(root)], tmp_path, wanted=wanted)
+        assert found.lines() == [
+            "classes: 6 bus and 6 train (by the names of folders); positive class: train",
+            "splits: 6 train (folder train), 6 validation (folder val)",
+        ]
+    assert len(survey([str(root)], tmp_path, wanted=Wanted(model=("bus", "train"))).layout.images) == 12
+
+
 @pytest.mark.parametrize(
     ("extra", "line"),
     [

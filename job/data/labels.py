@@ -50,7 +50,7 @@ class Labels:
         self, classes: Sequence[str | None], reading: Reading, origin: str, parts: Sequence[int | None], known: frozenset[str] = frozenset()
     ) -> None:
         """`known` are classes that an image of the test split may have, whatever the others have."""
-        splits = reading.splits
+        splits, self.split_parts = reading.splits, reading.split_parts
         self.classes, self.origin, self.parts = classes, origin, parts
         self.same = [same_class(name) if name else None for name in classes]
         test = [k for k, split in enumerate(splits) if split == "test"]
@@ -141,6 +141,7 @@ def _is_one_level(labels: Labels, folders: Folders) -> bool:
         for k in labels.counted
         if (part := labels.parts[k]) is not None
         for at in folders.others(k, part)
+        if at not in labels.split_parts[k]
     )
 
 
