@@ -280,7 +280,7 @@ class _Preparation:
             what = f"{counted(self.dim, 'image')} of 16 bits hold no value above 4,095 and are nearly black"
             console.log(f"warning: {what}; --levels auto stretches them")
         if verdict.aside:
-            console.log(f"excluded: {len(verdict.aside):,} images ({verdict.bad:,} cannot be read), listed in {report}")
+            console.log(f"excluded: {counted(len(verdict.aside), 'image')} ({verdict.bad:,} cannot be read), listed in {report}")
         console.log(f"positive class: {classes[1]}; the data set is in {self.folder}")
         return made
 

@@ -266,7 +266,7 @@ def _each(folder: str, count: int = 10, name: str = "{}.jpg") -> list[str]:
             [*_each("cats", 5, "train_{}.jpg"), *_each("dogs", 5, "test_{}.jpg")],
             "the files' names begin with the names of splits (test, train)",
         ),
-        ([*_each("valid", 1), *_each("expired"), *_each("fake")], "the split validation (folder valid) holds 1 images without a class"),
+        ([*_each("valid", 1), *_each("expired"), *_each("fake")], "the split validation (folder valid) holds 1 image without a class"),
         ([*_each("vaild/cats"), *_each("vaild/dogs"), *_each("more/cats"), *_each("more/dogs")], "the folder vaild looks like a split"),
     ],
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from job.console import counted
 from job.data.class_names import same_class
 from job.data.folders import Folders, Reading
 from job.data.labels import Labels, Wanted, by_file_name, by_level, by_pair, closest, differ, of_pair
@@ -104,7 +105,7 @@ def _check_validation(reading: Reading, found: Labels, where: str) -> None:
     without = [k for k in found.missing if reading.splits[k] == "validation"]
     if without and not any(split == "validation" and name for split, name in zip(reading.splits, found.same, strict=True)):
         folder = reading.names[without[0]].removeprefix("folder ")
-        what = f"the split validation ({reading.names[without[0]]}) holds {len(without):,} images without a class"
+        what = f"the split validation ({reading.names[without[0]]}) holds {counted(len(without), 'image')} without a class"
         raise UserError(where, what, f"if it is a class, add --positive {folder}; else sort them into class folders, or move it away")
 
 
