@@ -19,10 +19,9 @@ import zipfile
 import zlib
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import IO, Any, Self, cast
+from typing import IO, Any, NamedTuple, Self, cast
 
 from job.data import signatures
 from job.data.sources import names, zip_names
@@ -38,6 +37,7 @@ IMAGE_BYTES = 512 << 20  # the largest image that is read; no photograph comes n
 RATIO, RATIO_FROM = 200, 32 << 20  # a member that unpacks to more than this many times its packed size, where it is large
 DEPTH = 8  # archives inside archives
 _TAIL = 1 << 16  # bytes
+_END = struct.Struct("<4s4H2LH")  # the record at a zip's end
 _HEADER_BYTES = 1 << 20  # of a tar's extended header, which tarfile reads whole
 _HEADERS = (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
 
@@ -57,8 +57,7 @@ class _Header(tarfile.TarInfo):
         return member
 
 
-@dataclass(frozen=True)
-class _Packed:
+class _Packed(NamedTuple):
     """A file in an archive, not read yet; `packed` is what it takes there, or that archive's own size."""
 
     name: str
@@ -185,17 +184,18 @@ class Archive(Walk):
         """A member as it is, or what is in it where it is an archive itself."""
         name = prefix + packed.name
         what = names.what(packed.name.replace("\\", "/"), bytes)
-        if what in (names.IMAGE, names.ARCHIVE):
+        if what == names.IMAGE:
             self._check(packed)
-        if what == names.ARCHIVE:
+            yield Member(name, partial(self._first, packed, prefix), partial(self._content, packed, prefix, what), identity, special=what)
+        elif what == names.ARCHIVE:
+            self._check(packed)
             yield from self._nested(packed, name)
         elif packed.is_encrypted:
             yield Member(name, bytes, bytes, special="encrypted")
         elif packed.leads_out or packed.is_link:
             yield Member(name, bytes, bytes, special="a link or device in an archive")
         else:
-            known = names.IMAGE if what == names.IMAGE else ""
-            yield Member(name, partial(self._first, packed, prefix), partial(self._content, packed, prefix, known), identity, special=known)
+            yield Member(name, partial(self._first, packed, prefix), partial(self._content, packed, prefix, ""), identity)
 
     def _first(self, packed: _Packed, prefix: str) -> bytes:
         with self._explained(prefix), packed.open() as file:
@@ -254,6 +254,20 @@ class Archive(Walk):
             raise _Refused(f"{packed.name}, which unpacks from {local.size(packed.packed)} to {local.size(packed.size)}")
 
 
+def _start_of_directory(file: IO[bytes]) -> int:
+    """Where a zip's directory begins, which stands at its end; read by hand, since zipfile makes an object of each member first."""
+    size = file.seek(0, os.SEEK_END)
+    file.seek(max(0, size - _TAIL - _END.size))
+    tail = file.read()
+    at = tail.rfind(b"PK\x05\x06")
+    if 0 <= at <= len(tail) - _END.size:
+        length, start = _END.unpack_from(tail, at)[5:7]
+        if start + length <= size:  # else it is of more than 4 GB, and says so elsewhere
+            return int(size - len(tail) + at - length)
+    with zipfile.ZipFile(file) as archive:
+        return archive.start_dir
+
+
 def state(file: Path) -> str:
     """What an archive says of its members, as a short text that differs where one of them does; empty if it is no archive.
 
@@ -264,9 +278,8 @@ def state(file: Path) -> str:
         with file.open("rb") as opened:
             kind = signatures.archive_kind(opened.read(signatures.FIRST))
             if kind == "zip":
-                with zipfile.ZipFile(opened) as archive:
-                    for member in archive.infolist():
-                        digest.update(repr((member.orig_filename, member.CRC, member.file_size)).encode("utf-8", "surrogateescape"))
+                opened.seek(_start_of_directory(opened))
+                digest.update(opened.read())
             elif kind:
                 status = os.fstat(opened.fileno())
                 opened.seek(max(0, status.st_size - _TAIL))

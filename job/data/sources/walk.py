@@ -5,15 +5,15 @@ from __future__ import annotations
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
+from typing import NamedTuple
 
 from job.data.sources import Entry, Listing, Skipped, names
 from job.errors import UserError
 
 
-@dataclass(frozen=True)
-class Member:
+class Member(NamedTuple):
     """A file met on the walk. Its content can be read until the walk goes on.
 
     `first` gives its first bytes, `content` all of them; `identity` is equal for equal contents where that can be told

@@ -15,6 +15,7 @@ from job.errors import UserError
 
 _UTF8 = 0x800  # the flag
 _UNICODE_PATH = 0x7075  # the extra field
+_MARK = struct.pack("<H", _UNICODE_PATH)
 _TRIED = ("gbk", "shift_jis", "euc_kr", "cp1251", "cp866", "cp850", "cp1252", "cp437", "big5")
 
 
@@ -36,7 +37,7 @@ def of_zip(member: zipfile.ZipInfo, encoding: str) -> str:
     Raises:
         Unreadable: it is not UTF-8, and `encoding` is empty or does not fit.
     """
-    if member.flag_bits & _UTF8:
+    if member.flag_bits & _UTF8 or (member.filename.isascii() and _MARK not in member.extra):
         return member.filename
     raw = member.orig_filename.split("\0")[0].encode("cp437")  # as zipfile decoded it
     given = _unicode_path(member.extra, raw)  # also where the first name is ASCII, with signs in place of letters
