@@ -178,6 +178,9 @@ def read(name: str, argv: Sequence[str], environ: Mapping[str, str]) -> Request:
     parsed, unknown = _parser(name, command, full="--help-all" in argv).parse_known_args(argv)
     arguments = vars(parsed)
     own = knobs(command.tree)
+    if sum(word == "--data" or word.startswith("--data=") for word in argv) > 1:
+        fix = "prepare several sources together: twofold prepare A B --out shards, then --data shards"
+        raise UserError("--data", "is given twice", fix)
     for word in unknown:
         if word.startswith("-"):
             flag = word.split("=")[0]

@@ -212,9 +212,8 @@ def _compare(own: Path, text: str, reading: Reading) -> None:
         if then is not None and then != [now]:
             console.log(f"warning: {text} has changed since it was prepared: {then[0]}; now {now}; resuming with the shards in {own}")
     elif is_remote(text) or then != [now]:
-        raise UserError(
-            "--data", f"{shown(text)} is not what this was started with: {', '.join(sources)}", "remove it to resume, or give a new --out"
-        )
+        what = f"{shown(text)} is not what this was started with: {', '.join(sources)}"
+        raise UserError("--data", what, "leave --data out to resume, or give a new --out")
 
 
 def _waiting(folder: Path, stop: Stop) -> Callable[[str], None]:

@@ -369,7 +369,7 @@ def test_options_of_prepare_must_say_what_ready_shards_are(tmp_path: Path) -> No
         with pytest.raises(UserError) as caught:
             check(flag)
         name = flag.split("=")[0]
-        fix = "remove it, or give the images themselves and a new --out"
+        fix = f"leave {name} out, or prepare the images anew with a new --out"
         assert str(caught.value) == f"{name}: has no effect: shards is already prepared, with {was}; {fix}"
     file = _file(tmp_path, "[prepare]\nval = 0.2\ntest = 0.0\nside = 99\n")
     assert check("--config", file) == "note: without effect here: side, val (shards is already prepared)"

@@ -126,7 +126,7 @@ def test_a_started_run_keeps_its_shards_whatever_became_of_their_source(tmp_path
         return capsys.readouterr().out
 
     assert kept(pets) == ""
-    with pytest.raises(UserError, match=r"elsewhere/pets is not what this was started with: .*/pets; remove it to resume"):
+    with pytest.raises(UserError, match=r"elsewhere/pets is not what this was started with: .*/pets; leave --data out to resume"):
         kept(tmp_path / "elsewhere" / "pets")  # what it was made of is there still
     renamed = pets.rename(tmp_path / "animals")
     assert kept(renamed) == ""
@@ -140,7 +140,8 @@ def test_a_started_run_keeps_its_shards_whatever_became_of_their_source(tmp_path
     for other in (str(draw_pets(tmp_path / "others", 5, first=70)), "kaggle:owner/set", str(tmp_path / "README")):
         with pytest.raises(UserError) as caught:
             prepared_shards(_config(other), run, Stop(), started=run)
-        assert str(caught.value) == f"--data: {other} is not what this was started with: {pets}; remove it to resume, or give a new --out"
+        fix = "leave --data out to resume, or give a new --out"
+        assert str(caught.value) == f"--data: {other} is not what this was started with: {pets}; {fix}"
 
 
 def test_a_started_run_keeps_its_entry_of_the_cache(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

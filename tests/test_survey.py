@@ -64,9 +64,8 @@ def test_two_classes_of_three_by_name(tmp_path: Path) -> None:
     assert found.layout.classes == ("cats", "dogs")
     assert found.lines()[-1] == "skipped: 4 images (of no class, or of another), such as birds/0.jpg"
     assert {name.split("/")[0] for name, _ in found.read()} == {"cats", "dogs"}
-    assert _refused(Wanted(pair=("cats", "hens")), root) == (
-        "pets: 1 class found instead of two: cats (3); put each class's images in a folder of its own, two in all"
-    )
+    line = _refused(Wanted(pair=("cats", "hens")), root)
+    assert line.startswith("--classes: no image of hens is found in pets, only of cats (3); name two")
 
 
 @pytest.mark.parametrize(
@@ -236,3 +235,27 @@ def test_the_commonest_reason_is_told(tmp_path: Path, capsys: pytest.CaptureFixt
         "lists 3 of 11 images that cannot be read (it is a Git LFS pointer, not the image: run git lfs pull), more"
         in capsys.readouterr().err
     )
+
+
+def test_names_with_a_beginning_like_a_split_s_are_never_learnt_from_unasked(tmp_path: Path) -> None:
+    daten = _put(tmp_path / "a", *(n for s in ("Trainingsdaten", "Testdaten") for c in ("Hund", "Katze") for n in _each(f"{s}/{c}", 3)))
+    assert survey([str(daten)], tmp_path).lines()[1] == "splits: 6 train (folder Trainingsdaten), 6 test (folder Testdaten)"
+    other = _put(tmp_path / "b", *(n for s in ("Lernfotos", "Testfotografien") for c in ("Hund", "Katze") for n in _each(f"{s}/{c}", 3)))
+    assert "the folder Testfotografien looks like a split" in _refused(Wanted(pair=("Hund", "Katze")), other)
+
+
+def test_a_csv_beside_a_folder_of_images_is_pointed_at(tmp_path: Path) -> None:
+    root = _put(tmp_path / "c", *_each("images", 5, ".JPG"))
+    (root / "labels.csv").write_text("path,label")
+    assert "1 class found instead of two: images (5); if labels.csv lists the classes, give that file" in _refused(None, root)
+
+
+def test_a_source_given_by_a_dot_has_its_own_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _put(tmp_path, *_each("cats", 3), *_each("dogs", 3))
+    monkeypatch.chdir(tmp_path / "cats")
+    assert survey([".", "../dogs"], tmp_path).layout.classes == ("cats", "dogs")
+
+
+def test_data_given_twice_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert _cli("train", "--data", "a", "--data=b", "--out", "run") == 2
+    assert capsys.readouterr().err.startswith("twofold: --data: is given twice; prepare several sources together: twofold prepare A B")

@@ -96,7 +96,7 @@ def check_prepared(request: Request, settings: Mapping[str, Any], classes: tuple
         if knob.name in request.flags:
             raise UserError(
                 knob.flag, f"has no effect: {folder} is already prepared, with {'the default' if done in ('', (), []) else done}",
-                "remove it, or give the images themselves and a new --out",
+                f"leave {knob.flag} out, or prepare the images anew with a new --out",
             )  # fmt: skip
         if value != knob.field.default:
             named.append(knob.name)

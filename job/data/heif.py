@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import threading
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +13,7 @@ from job.data import reasons, signatures
 from job.data.reasons import Undecodable
 
 _EXIF_ITEM = re.compile(rb"(infe(?:\x02.{7}|\x03.{9}))Exif", re.DOTALL)
+_IMPORTING = threading.Lock()
 _ERRORS = (OSError, ValueError, SyntaxError, RuntimeError, EOFError)  # what both raise for a file that is not whole
 
 
@@ -47,7 +49,8 @@ def _avif(data: bytes) -> tuple[npt.NDArray[np.uint8], bool]:
 
 def _heic(data: bytes) -> tuple[npt.NDArray[np.uint8], bool]:
     try:
-        import pillow_heif
+        with _IMPORTING:  # a thread beside must not see it half made
+            import pillow_heif
     except ImportError:
         raise Undecodable("HEIC needs an extra: pip install 'twofold[heic]'") from None
     pillow_heif.options.DECODE_THREADS = 1

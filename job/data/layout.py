@@ -145,6 +145,10 @@ def _pair(found: Labels, where: str, wanted: Wanted, folders: Folders, tables: S
             what = f"its classes are {shown or 'not to be seen'}, the model knows {wanted.model[0]} and {wanted.model[1]}"
             raise UserError(where, what, "give images of these two classes")
         return wanted.model
+    lacking = [name for name in wanted.pair if same_class(name) not in found.found]
+    if lacking:
+        what = f"no image of {' or '.join(lacking)} is found in {where}" + (f", only of {shown}" if shown else "")
+        raise UserError("--classes", what, "name two of its classes, as twofold prepare --dry-run without --classes shows them")
     if len(counts) != 2:
         what = f"{len(counts) or 'no'} class{'es' * (len(counts) != 1)} found instead of two" + (f": {shown}" if shown else "")
         raise UserError(where, what, _fix(folders, found, wanted, tables))
@@ -160,7 +164,7 @@ def _pair(found: Labels, where: str, wanted: Wanted, folders: Folders, tables: S
 
 def _fix(folders: Folders, found: Labels, wanted: Wanted, tables: Sequence[str]) -> str:
     """What to do where two classes are not to be seen."""
-    if tables and not found.found:
+    if tables and len(found.found) < 2:
         return f"if {tables[0]} lists the classes, give that file as the source, unpacked and beside its images"
     if len(found.found) == 1 and not wanted.named and (as_split := folders.innermost_split()):
         return f"the folder {as_split} is read as a split; if it is a class, add --positive {as_split}"

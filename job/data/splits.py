@@ -24,7 +24,7 @@ _SPLIT = {word: split for split, words in _WORDS.items() for word in words}
 _ABOUT = (  # words that say nothing more of a split
     "set", "data", "dataset", "image", "images", "img", "imgs", "pic", "pics", "picture", "pictures", "photo", "photos", "folder",
     "dir", "split", "part", "file", "files", "sample", "samples", "my", "the", "new", "old", "final", "full",
-    "small", "resized", "cropped", "raw", "original", "orig", "copy", "px", "x", "v", "kaggle",
+    "small", "daten", "sdaten", "bilder", "fotos", "resized", "cropped", "raw", "original", "orig", "copy", "px", "x", "v", "kaggle",
 )  # fmt: skip
 _ENDING = re.compile(rf"({'|'.join(sorted(_SPLIT, key=len, reverse=True))})({'|'.join(sorted(_ABOUT, key=len, reverse=True))})")
 _SEVERAL = re.compile(rf"({'|'.join(_SPLIT)}){{2,}}")
@@ -64,7 +64,7 @@ def split_of(name: str, alone: bool = False) -> str | None:
 
 def mentions(name: str) -> bool:
     """Whether a word of a split stands in a name, readable or not (`trainval`), or one with a slip of the hand (`vaild`)."""
-    return bool(_read(name)[0]) or any(token in _SLIPS for token in _TOKEN.findall(name.lower()))
+    return bool(_read(name)[0]) or any(token in _SLIPS or token.startswith(_BEGINNINGS) for token in _TOKEN.findall(name.lower()))
 
 
 def _slips(word: str) -> set[str]:
@@ -73,4 +73,5 @@ def _slips(word: str) -> set[str]:
     return swapped | ({word[:k] + word[k + 1 :] for k in range(1, len(word))} if len(word) > 5 else set())
 
 
+_BEGINNINGS = ("train", "test", "valid")  # `Testfotografien`: whatever it is, it is not to be learnt from unasked
 _SLIPS = frozenset(s for word in ("train", "training", "valid", "validation", "test", "testing") for s in _slips(word)) - _SPLIT.keys()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -100,7 +101,7 @@ def _prefixes(texts: Sequence[str]) -> list[str]:
     """What tells the images of several sources apart; nothing where there is one."""
     if len(texts) == 1:
         return [""]
-    names = [last_part(text) or shown(text) for text in texts]
+    names = [last_part(text) if is_remote(text) else _end(text, 1) for text in texts]
     for depth in range(2, 5):  # `train/images` and `test/images`
         twice = {name for name in names if names.count(name) > 1}
         names = [_end(text, depth) if name in twice and not is_remote(text) else name for text, name in zip(texts, names, strict=True)]
@@ -108,4 +109,4 @@ def _prefixes(texts: Sequence[str]) -> list[str]:
 
 
 def _end(text: str, parts: int) -> str:
-    return "/".join(Path(canonical(text)).absolute().parts[-parts:])
+    return "/".join(Path(os.path.abspath(canonical(text))).parts[-parts:])
