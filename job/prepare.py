@@ -312,10 +312,9 @@ class _Preparation:
     def _check_bad(self, verdict: audit.AuditResult, total: int, report: Path) -> None:
         if verdict.bad > self.options.max_bad * total:
             bad = f"{verdict.bad:,} of {total:,} images that cannot be read ({verdict.commonest()})"
-            raise UserError(
-                str(report), f"lists {bad}, more than --max-bad {self.options.max_bad:g}",
-                f"fix or delete them, or give --max-bad {-(-1000 * verdict.bad // total) / 1000:g}",
-            )  # fmt: skip
+            accept = f", or give --max-bad {-(-1000 * verdict.bad // total) / 1000:g}" if verdict.bad < total else ""
+            what = f"lists {bad}, more than --max-bad {self.options.max_bad:g}"
+            raise UserError(str(report), what, f"fix or delete them{accept}")
 
     def _write(self, splits: dict[str, list[audit.Examined]], places: dict[str, _Spooled]) -> dict[str, manifest.Split]:
         stored = sum(places[p.key].length for members in splits.values() for p in members)
