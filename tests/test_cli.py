@@ -294,7 +294,7 @@ def test_a_result_that_nobody_reads_is_not_done(run: Path, drawn: Path) -> None:
 def test_options_that_ready_shards_cannot_follow_are_refused_or_named(
     here: Callable[..., Left], shards: Path, run: Path, tmp_path: Path
 ) -> None:
-    why = f"{shards} is already prepared, with 0.25; remove it, or give the images themselves and a new --out"
+    why = f"{shards} is already prepared, with 0.25; leave --val out, or prepare the images anew with a new --out"
     refused = f"twofold: --val: has no effect: {why}\n"
     for command in (
         ("train", "--data", shards, "--out", tmp_path / "new"),
