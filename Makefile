@@ -5,6 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 UV := $(BIN)/uv
 LOCK := requirements/dev.txt
+EXTRAS := --extra gs --extra heic --extra kaggle --extra s3 --extra sweep
 
 .PHONY: setup smoke test test-slow test-containers mutants check format lock docs manifests
 
@@ -51,7 +52,7 @@ format: setup
 # The lock files name no index: whoever installs uses their own.
 lock: setup
 	@for extra in dev cpu gpu; do \
-		case $$extra in dev) more="requirements/dev.in --extra cpu --extra heic --extra kaggle --extra sweep";; cpu) more="--extra cpu --extra heic --extra kaggle --extra sweep";; gpu) more="--extra gpu --extra heic --extra kaggle --extra sweep";; esac; \
+		case $$extra in dev) more="requirements/dev.in --extra cpu $(EXTRAS)";; cpu) more="--extra cpu $(EXTRAS)";; gpu) more="--extra gpu $(EXTRAS)";; esac; \
 		$(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header \
 			pyproject.toml $$more -o requirements/$$extra.txt || exit 1; \
 	done
