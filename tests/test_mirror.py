@@ -118,7 +118,7 @@ def test_at_every_moment_a_reader_finds_what_is_spoken_of(tmp_path: Path) -> Non
             mirror.kick()
             time.sleep(0.02)
         bucket.fault = lambda call, name: None
-        soon(mirror)
+        soon(mirror, 60)
         assert wrong == []
         assert bucket.content() == contents(root)
 

@@ -69,7 +69,7 @@ class Mirror:
         self._sent, self._known, self._minute = sent, known, minute
         self._times: dict[str, float] = {}
         self._told: set[str] = set()
-        self._all = self._closed = self._committed = False
+        self._all = self._closed = self._committed = self._clean = False
         self._changed = threading.Condition()
         self._passes = 0
         self._thread = threading.Thread(target=self._work, name="mirror", daemon=True)
@@ -96,7 +96,7 @@ class Mirror:
             self._all = True
             wanted = self._passes + 2  # the one under way may have begun before the last change
             self._changed.notify_all()
-            while self._thread.is_alive() and time.monotonic() < deadline and (self._passes < wanted or self.unsent()):
+            while self._thread.is_alive() and time.monotonic() < deadline and (self._passes < wanted or not self._clean):
                 self._changed.wait(min(0.1, max(0.0, deadline - time.monotonic())))
             self._all = False
         return self.unsent()
@@ -118,7 +118,7 @@ class Mirror:
             began = time.monotonic()
             try:
                 self._pass()
-                failed, self.trouble = 0, ""
+                failed, self.trouble, self._clean = 0, "", not self.unsent()
             except InUse:
                 self._on_lost()
                 return
@@ -126,7 +126,7 @@ class Mirror:
                 continue
             except (JobError, OSError) as error:
                 self._fail(error)
-                failed += 1
+                self._clean, failed = False, failed + 1
             pause = WAITS[min(failed, len(WAITS)) - 1] if failed else max(SECOND, 20 * (time.monotonic() - began))
             with self._changed:
                 self._passes += 1
