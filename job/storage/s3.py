@@ -7,7 +7,6 @@ import hashlib
 import re
 import threading
 from collections.abc import Iterator
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -62,11 +61,10 @@ class S3Bucket:
             found = self._get(name, version, asked)
         except _PastEnd:
             return b""
-        with closing(found["Body"]) as body:
+        with found["Body"] as raw:
             if asked and "ContentRange" not in found:
                 raise Unavailable("range ignored")
-            with body as raw:
-                content = b"".join(transfer.pieces(raw, found["ContentLength"]))
+            content = b"".join(transfer.pieces(raw, found["ContentLength"]))
         if asked and not found["ContentRange"].startswith(f"bytes {start}-{start + len(content) - 1}/"):
             raise Unavailable(transfer.CUT)
         return content
@@ -207,8 +205,9 @@ class S3Bucket:
         session = boto3.Session()
         self._anonymous = session.get_credentials() is None
         config = Config(
-            connect_timeout=transfer.CONNECT_SECONDS, read_timeout=transfer.READ_SECONDS, max_pool_connections=transfer.CONNECTIONS, tcp_keepalive=True,
-            retries={"mode": "standard", "total_max_attempts": 1}, signature_version=UNSIGNED if self._anonymous else None,
+            connect_timeout=transfer.CONNECT_SECONDS, read_timeout=transfer.READ_SECONDS, tcp_keepalive=True,
+            max_pool_connections=transfer.CONNECTIONS, retries={"mode": "standard", "total_max_attempts": 1},
+            signature_version=UNSIGNED if self._anonymous else None,
             # hashes of ours are sent and checked; those that boto3 would add by itself are not understood by every store
             request_checksum_calculation="when_required", response_checksum_validation="when_required",
         )  # fmt: skip
