@@ -25,10 +25,12 @@ from job.storage.lease import Document
 from job.storage.mirror import COMMIT, Mirror
 from job.storage.opening import is_bucket, open_bucket
 from job.storage.probe import probe
+from job.storage.retrying import Retrying
 from job.storage.sent import Sent, mark_of
 
 FINISH = 120.0  # seconds for what is left to be sent, where no signal asked to stop
 MARGIN = 0.5  # seconds of the grace that are kept to say what could not be sent
+PATIENCE = 20.0  # seconds that a call of the mirror is tried again: its next pass begins where this one failed
 FETCHES = 8  # at once
 
 _CHECKPOINT = re.compile(r"((?:.*/)?checkpoints/step-\d+(?:-(\d+))?)/[^/]+")
@@ -79,10 +81,9 @@ def opened(text: str, cache: Path, stop: Stop, grace: float, life: float = lease
     with ExitStack() as held:
         with addresses.standing_for(str(home), bucket.address):
             held.enter_context(lock.only_writer(home))
-        probe(bucket)
-        sent = Sent(home / "sent.json")
         with addresses.standing_for(str(copy), bucket.address):
-            mirror, data = _take(bucket, copy, sent, stop, life)
+            probe(bucket)
+            mirror, data = _take(bucket, copy, Sent(home / "sent.json"), stop, life)
         mirror.start(stop.set)
         try:
             with addresses.standing_for(str(copy), bucket.address):
@@ -94,14 +95,14 @@ def opened(text: str, cache: Path, stop: Stop, grace: float, life: float = lease
         _finish(mirror, stop, grace)
 
 
-def _take(bucket: Bucket, copy: Path, sent: Sent, stop: Stop, life: float) -> tuple[Mirror, str]:
+def _take(bucket: Retrying, copy: Path, sent: Sent, stop: Stop, life: float) -> tuple[Mirror, str]:
     """Take the lease, and make the local copy equal to the bucket."""
     listing: dict[str, Stat] = {}
     mine = False
 
     def inherit(before: Document | None) -> tuple[int, tuple[str, ...]]:
         nonlocal listing, mine
-        listing = {found.name: found for found in bucket.list()}
+        listing = {found.name: found for found in bucket.list() if not any(part.startswith(".") for part in found.name.split("/"))}
         mine = before is not None and before.token == sent.token
         names = {*listing, *(_names(copy) if mine else ())}
         there = {match[1]: int(match[2] or 0) for name in names if (match := _CHECKPOINT.fullmatch(name))}
@@ -112,6 +113,7 @@ def _take(bucket: Bucket, copy: Path, sent: Sent, stop: Stop, life: float) -> tu
         return max(there.values(), default=0) + 1, kept
 
     taken = lease.acquire(bucket, inherit, stop, sent.token, life)
+    taken.bucket = bucket.within(life / 4)
     try:
         _fetch(bucket, copy, sent, listing, taken.document, mine, stop)
         sent.token = taken.document.token
@@ -121,7 +123,7 @@ def _take(bucket: Bucket, copy: Path, sent: Sent, stop: Stop, life: float) -> tu
             taken.release()
         raise
     data = f"{bucket.address}/data" if "data/manifest.json" in listing and not (copy / "data" / "manifest.json").exists() else ""
-    return Mirror(bucket, copy, taken, sent, {name: found for name, found in listing.items() if name != lease.NAME}), data
+    return Mirror(bucket.within(PATIENCE), copy, taken, sent, {name: found for name, found in listing.items() if name != lease.NAME}), data
 
 
 def counts(document: Document, checkpoint: str, fence: int) -> bool:
