@@ -39,7 +39,7 @@ _PAGES = (  # with the tabs of a page after the name
 )
 _SHORT = (re.compile(r"competition/(?P<competition>[\w-]+)", re.ASCII), re.compile(rf"(?!(?:datasets|competitions?|c)/){_DATASET.pattern}"))
 _ELSEWHERE = {"hf": ("is on Hugging Face, which is not read by this name", "download it first, e.g. hf download, and give the folder")}
-_OBJECTS = re.compile(r"(?:gs|s3)://[^/@?#]+(?:/[^?#]*)?", re.S)  # in the form that `canonical` gives: there is no secret in it
+_OBJECTS = re.compile(r"(?:gs|s3)://[^/@?#]+(?:/[^?#]*)?", re.S | re.I)  # in the form that `canonical` gives: there is no secret in it
 
 
 def canonical(text: str) -> str:

@@ -60,6 +60,8 @@ def contents(address: str, stop: Stop, reading: Reading) -> str:
     ending: no first bytes are asked for.
     """
     objects, name = _find(address, stop)
+    if not objects.files:
+        return ""
     if not name:
         ours = tuple(names.our_folders(objects.files))
         counting = [name for name in objects.files if not name.startswith(ours) and _counts(name)]
@@ -84,7 +86,7 @@ def _state(objects: Iterable[tuple[str, Stat]]) -> str:
         digest.update(b"%s\0%d %s\n" % (name.encode(), stat.size, stat.version.encode()))
         count += 1
         total += stat.size
-    return f"{counted(count, 'file')}, {total:,} bytes, state {digest.hexdigest()[:12]}" if count else ""
+    return f"{counted(count, 'file')}, {total:,} bytes, state {digest.hexdigest()[:12]}"
 
 
 def _find(address: str, stop: Stop) -> tuple[Objects, str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TypeVar
@@ -20,6 +20,7 @@ THREADS = 32  # each with a request under way: what a far store gives grows with
 _MARKERS = ("/", "_$folder$")  # empty objects that consoles and other programs leave in place of folders
 
 T = TypeVar("T")
+Contents = Generator[tuple[str, bytes], None, None]
 
 
 class Objects:
@@ -45,15 +46,15 @@ class Objects:
         """All of the prefix, where it was one that mattered."""
         return Objects(self._bucket, self._below, self.stop)
 
-    def contents(self, names: Iterable[str]) -> Iterator[tuple[str, bytes]]:
+    def contents(self, names: Iterable[str]) -> Contents:
         """Objects with their bytes, in this order, many requests at a time."""
-        yield from self._read(names, None)
+        return self._read(names, None)
 
-    def firsts(self, names: Iterable[str]) -> Iterator[tuple[str, bytes]]:
+    def firsts(self, names: Iterable[str]) -> Contents:
         """The same with their first bytes."""
-        yield from self._read(names, signatures.FIRST)
+        return self._read(names, signatures.FIRST)
 
-    def _read(self, names: Iterable[str], most: int | None) -> Iterator[tuple[str, bytes]]:
+    def _read(self, names: Iterable[str], most: int | None) -> Contents:
         def size(name: str) -> int:
             return self.files[name].size if most is None else most
 

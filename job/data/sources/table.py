@@ -13,8 +13,8 @@ from job.console import counted
 from job.data.class_names import same_class
 from job.data.sources import Entry, Listing, table_columns, table_text
 from job.data.sources.address import identity, shown
-from job.data.sources.table_columns import Columns
 from job.data.sources.places import Disk, Place
+from job.data.sources.table_columns import Columns
 from job.data.sources.table_files import Ambiguous, Files
 from job.data.sources.table_text import plain
 from job.data.splits import split_of
