@@ -28,7 +28,6 @@ from job.errors import UserError
 from job.storage import transfer
 from job.storage.bucket import Conflict, Missing, Stat, Unavailable
 
-PAGE = 1000  # objects of a listing in one answer, the most that there may be
 LATE_SECONDS = 60.0  # that a metadata server may take to come up
 LOG_IN = "run gcloud auth application-default login, or bind a service account (Workload Identity)"
 EMULATOR = "STORAGE_EMULATOR_HOST"
@@ -101,7 +100,7 @@ class GsBucket:
                 raise
 
     def list(self, prefix: str = "", after: str = "") -> Iterator[Stat]:
-        asked = {"prefix": self._start + prefix, "maxResults": str(PAGE), "fields": "items(name,size,generation),nextPageToken"}
+        asked = {"prefix": self._start + prefix, "maxResults": str(transfer.PAGE), "fields": "items(name,size,generation),nextPageToken"}
         if after:
             asked["startOffset"] = self._start + after
         while True:
@@ -195,12 +194,12 @@ class GsBucket:
                 return UserError(f"gs://{self._bucket}", "the bucket does not exist", "correct the name or create it first")
             return Missing()
         if code in (401, 403) and self._anonymous:
-            return UserError(where, f"cannot {verb}: no credentials were found and it is not public", LOG_IN)
+            return UserError(self.address, f"cannot {verb}: no credentials were found", LOG_IN)
         if code == 401:
-            return UserError(where, f"cannot {verb}: the credentials were refused", LOG_IN)
+            return UserError(self.address, f"cannot {verb}: the credentials were refused", LOG_IN)
         if code == 403:
             role = "roles/storage.objectViewer" if verb in ("read", "list") else "roles/storage.objectUser"
-            return UserError(where, f"cannot {verb}: permission denied", f"grant {role} on gs://{self._bucket}")
+            return UserError(self.address, f"cannot {verb}: permission denied", f"grant {role} on gs://{self._bucket}")
         if code == 400 and verb == "write" and _HASH.search(message):
             return Unavailable(transfer.WRONG_HASH)
         return UserError(where, f"cannot {verb}: {transfer.status(code)} ({message})", "correct the address or the settings of the bucket")

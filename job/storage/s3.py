@@ -14,7 +14,6 @@ from job.errors import MachineError, UserError
 from job.storage import transfer
 from job.storage.bucket import Conflict, Missing, Stat, Unavailable
 
-PAGE = 1000  # objects of a listing in one answer, the most that there may be
 LOG_IN = "run aws sso login, set AWS_PROFILE, or attach a role (IRSA)"
 
 _PASSING = (  # whatever their status
@@ -99,7 +98,7 @@ class S3Bucket:
                 raise
 
     def list(self, prefix: str = "", after: str = "") -> Iterator[Stat]:
-        asked: dict[str, Any] = {"Prefix": self._start + prefix, "MaxKeys": PAGE}
+        asked: dict[str, Any] = {"Prefix": self._start + prefix, "MaxKeys": transfer.PAGE}
         if after:
             asked["StartAfter"] = self._start + after
         while True:
@@ -181,11 +180,11 @@ class S3Bucket:
         if code in _REGION or number in (301, 307):
             return UserError(where, f"cannot {verb}: the bucket is in another region", "set AWS_REGION to the region of the bucket")
         if number in (401, 403) and self._anonymous:
-            return UserError(where, f"cannot {verb}: no credentials were found and it is not public", LOG_IN)
+            return UserError(self.address, f"cannot {verb}: no credentials were found", LOG_IN)
         if code in _CREDENTIALS or number == 401:
-            return UserError(where, f"cannot {verb}: the credentials were refused ({code})", LOG_IN)
+            return UserError(self.address, f"cannot {verb}: the credentials were refused ({code})", LOG_IN)
         if number == 403:
-            return UserError(where, f"cannot {verb}: permission denied", f"allow {_PERMISSIONS[verb]} on s3://{self._bucket}")
+            return UserError(self.address, f"cannot {verb}: permission denied", f"allow {_PERMISSIONS[verb]} on s3://{self._bucket}")
         return UserError(
             where, f"cannot {verb}: {transfer.status(number)} ({message})", "correct the address or the settings of the bucket"
         )

@@ -25,6 +25,7 @@ from job.storage.local import rename, sha256_of
 CONNECT_SECONDS = 10.0
 READ_SECONDS = 30.0  # of silence; a body that drips is never silent, so it is watched besides
 CONNECTIONS = 64  # kept open: 32 threads, and those that hand over
+PAGE = 1000  # objects of a listing in one answer, the most that there may be
 PIECE = 256 * 1024
 SENT_PIECE = 64 * 1024  # each must leave within the socket's time limit, on a thin line too
 WINDOW = 30.0  # seconds over which a body must keep its pace
