@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import pytest
 
 from tests.stores.fake_gcs import FakeGcs
 from tests.stores.objects import Objects
+from tests.stores.proxy import Proxy
 from tests.stores.seaweed import READER, WRITER, seaweed
 
 BUCKET = "twofold"  # of the S3 server
@@ -50,6 +52,21 @@ def gcs_place(url: str, endpoint: str) -> Store:
 def s3_place(url: str, endpoint: str, key: str, secret: str) -> Store:
     secrets = {"AWS_ACCESS_KEY_ID": key, "AWS_SECRET_ACCESS_KEY": secret}
     return Store(url, endpoint, {**_BARE, "AWS_ENDPOINT_URL_S3": endpoint, "AWS_REGION": "us-east-1", **secrets})
+
+
+@dataclass(frozen=True)
+class Proxied(Store):
+    """A store behind a proxy of its own."""
+
+    proxy: Proxy
+
+
+@contextmanager
+def proxied(store: Store) -> Iterator[Proxied]:
+    """The same place, reached through a new proxy."""
+    with Proxy(store.endpoint) as proxy:
+        moved = store.at(proxy.endpoint)
+        yield Proxied(moved.url, moved.endpoint, moved.environment, proxy)
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,6 @@
 """Moto, a second S3 server of other descent, while inside `with`: quick to start, but it checks no signature and no hash.
 
-For what a test wants of a server without rights and without SeaweedFS's 3.5 s; conditional headers it honors on put, get, delete and
+For what a test wants of a server without rights and without SeaweedFS's 2.5 s; conditional headers it honors on put, get, delete and
 on multipart uploads.
 """
 

@@ -45,7 +45,7 @@ class Listener(ThreadingTCPServer):
 
     def shutdown_request(self, request: Any) -> None:
         self.connections.discard(request)
-        super().shutdown_request(request)
+        self.close_request(request)  # without a shutdown before, which would send an end of file where a handler wants a reset
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A client that hangs up in the middle is part of the play; anything else is a fault of the server's."""
