@@ -25,10 +25,10 @@ from job.data.class_names import same_class
 from job.data.division import divide
 from job.data.labels import Wanted
 from job.data.location import Location
-from job.data.sources import contents, is_remote, open_source
+from job.data.sources import contents, is_downloaded, is_remote, open_source
 from job.data.sources.address import canonical, identity, last_part, shown
 from job.data.survey import Survey, survey
-from job.errors import UserError
+from job.errors import JobError, UserError
 from job.machine.devices import cores
 from job.machine.pool import in_order
 from job.runs import records
@@ -66,12 +66,12 @@ def prepare(sources: Sequence[str], config: PrepareConfig, stop: Stop | None = N
     stop = Stop() if stop is None else stop
     if not config.output.out:
         raise UserError("--out", "no folder given for the shards", "add --out DIR")
-    settings = _settings(sources, config.prepare, config.reading)
+    settings = _settings(sources, config.prepare, config.reading, stop)
     if manifest.exists(folder):
         return _finished(folder, settings)
-    for text in sources:
-        if not is_remote(text) and not Path(canonical(text)).exists():
-            open_source(text, folder)  # words the error, before a folder is made
+    for text, held in zip(sources, settings["contents"], strict=True):
+        if not held and not is_downloaded(text):
+            open_source(text, folder, stop)  # words the error, before a folder is made
     local.make_folder(folder)
     with lock.only_writer(folder, _waiting(folder, stop) if wait else None):
         if manifest.exists(folder):  # another process was quicker
@@ -93,7 +93,7 @@ def prepare(sources: Sequence[str], config: PrepareConfig, stop: Stop | None = N
 
 def _check_given(sources: Sequence[str]) -> None:
     if not sources:
-        raise UserError("prepare", "no source given", "name a folder, an archive, kaggle:owner/dataset or https://...")
+        raise UserError("prepare", "no source given", "name a folder, an archive, gs://..., s3://..., kaggle:owner/dataset or https://...")
 
 
 def look(sources: Sequence[str], config: PrepareConfig, stop: Stop) -> None:
@@ -125,9 +125,9 @@ def prepared_shards(config: Config, folder: Path, stop: Stop, started: Path | No
                 started, records.read_config(started), "" if summary is None else summary.fingerprint, config.feed, stop
             )
         if manifest.exists(own):
-            _compare(own, text, config.reading)
+            _compare(own, text, config.reading, stop)
             return own
-    out = Path(cache) / f"shards-{key([text], config.prepare, config.reading)}" if cache else folder / records.DATA
+    out = Path(cache) / f"shards-{key([text], config.prepare, config.reading, stop)}" if cache else folder / records.DATA
     prepare(
         [text],
         PrepareConfig(reading=config.reading, prepare=config.prepare, output=Output(out=str(out)), work=config.work),
@@ -137,16 +137,16 @@ def prepared_shards(config: Config, folder: Path, stop: Stop, started: Path | No
     return out
 
 
-def key(sources: Sequence[str], options: Prepare, reading: Reading) -> str:
+def key(sources: Sequence[str], options: Prepare, reading: Reading, stop: Stop | None = None) -> str:
     """A short name of what `prepare` would make of these sources as they are now, for a cache of several data sets."""
-    return hashlib.sha256(json.dumps(_settings(sources, options, reading), sort_keys=True).encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps(_settings(sources, options, reading, stop), sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _settings(sources: Sequence[str], prepare: Prepare, reading: Reading) -> dict[str, Any]:
+def _settings(sources: Sequence[str], prepare: Prepare, reading: Reading, stop: Stop | None) -> dict[str, Any]:
     return dict(
         sources=_names(sources), side=prepare.side, val=prepare.val, test=prepare.test, positive=prepare.positive,
-        max_bad=prepare.max_bad, quality=pixels.QUALITY, contents=[contents(text, reading) for text in sources], classes=[*prepare.classes],
-        levels=prepare.levels,
+        max_bad=prepare.max_bad, quality=pixels.QUALITY, contents=[contents(text, reading, stop) for text in sources],
+        classes=[*prepare.classes], levels=prepare.levels,
         path_column=reading.path_column, label_column=reading.label_column, zip_encoding=reading.zip_encoding,
     )  # fmt: skip
 
@@ -204,11 +204,18 @@ def _finished(folder: Path, settings: dict[str, Any]) -> manifest.Manifest:
     return found
 
 
-def _compare(own: Location, text: str, reading: Reading) -> None:
+def _compare(own: Location, text: str, reading: Reading, stop: Stop) -> None:
     """Say where `text` is no longer what a run's own shards were made of, and refuse what never was."""
     settings = manifest.read(own).settings
-    sources, then, now = [identity(source) for source in settings["sources"]], settings.get("contents"), contents(text, reading)
-    gone = not is_remote(text) and not now and not any(Path(source).exists() for source in sources)
+    sources, then = [identity(source) for source in settings["sources"]], settings.get("contents")
+    try:
+        now = contents(text, reading, stop)
+    except JobError as error:
+        if not is_remote(text) or sources != _names([text]):
+            raise
+        console.log(f"warning: {error}; resuming with the shards in {own}")
+        return
+    gone = not is_downloaded(text) and not now and not any(Path(source).exists() for source in sources)
     if gone and last_part(text) in map(last_part, sources):
         console.log(f"warning: {text} is not found; the shards that were made of it are kept, in {own}")
     elif sources == _names([text]):
