@@ -34,6 +34,7 @@ from job.machine.pool import in_order
 from job.runs import records
 from job.shutdown import Stop
 from job.storage import local, lock
+from job.storage.opening import is_bucket
 
 SHARD_BYTES = 64_000_000
 TRAIN_SHARDS = 16  # at least, so that a dozen readers can share them
@@ -116,7 +117,7 @@ def prepared_shards(config: Config, folder: Path, stop: Stop, started: Path | No
         started: a run that has begun there (of a sweep, its first trial): its shards are kept, also where their source
             has changed or is gone.
     """
-    text, cache = config.source.data, config.feed.cache
+    text, cache = config.source.data, "" if is_bucket(config.output.out) else config.feed.cache
     own: Location = folder / records.DATA
     if started is not None:
         if not manifest.exists(own):

@@ -23,6 +23,7 @@ from job.errors import Interrupted, MachineError, UserError
 from job.feeds import order
 from job.machine import devices
 from job.runs import records
+from job.runs.place import Place
 from job.shutdown import Stop
 from job.storage import local, lock
 from job.storage.opening import is_bucket
@@ -48,13 +49,14 @@ def check(config: SweepConfig, fixed: Collection[str] = ()) -> None:
     space.read(_space_file(config), base, MANY, fixed)
 
 
-def sweep(config: SweepConfig, fixed: Collection[str] = (), stop: Stop | None = None) -> SweepState:
+def sweep(config: SweepConfig, fixed: Collection[str] = (), stop: Stop | None = None, where: Place | None = None) -> SweepState:
     """Search, or resume a search that was interrupted, or find it finished.
 
     Args:
         config: as the user gave it; `source.data` is a folder of shards.
         fixed: the fields of training that are the same for all trials.
         stop: set it, and running trials are saved. Needs no main thread.
+        where: the sweep's folder, opened already; by default the local one of `config.output.out`.
 
     Raises:
         UserError, MachineError: see `job/errors.py`.
@@ -72,13 +74,14 @@ def sweep(config: SweepConfig, fixed: Collection[str] = (), stop: Stop | None = 
     searched = space.read(_space_file(config), base, images, fixed)
     search = _search(config)
     budget = seconds(config.sweep.time_budget)
-    out = Path(base.output.out)
+    out = Path(base.output.out) if where is None else where.path.absolute()
+    bucket: dict[str, Any] = dict(address=where.address, fence=where.fence) if where is not None and where.mirror is not None else {}
     local.make_folder(out)
     with lock.only_writer(out), console.copy_to(out / "log.txt"):
         with _engine(config, stop) as (engine, cores, gpus):
             plan = Plan(
                 out=out, base=base, space=searched, start=searched.start(resolve(base, images)), trials=config.sweep.trials, search=search,
-                first_rung=config.sweep.first_rung, reduction=config.sweep.reduction, **_shares(config, base, cores, gpus),
+                first_rung=config.sweep.first_rung, reduction=config.sweep.reduction, **_shares(config, base, cores, gpus), **bucket,
             )  # fmt: skip
             state = SweepState(plan, _settings(plan, config, shards.fingerprint), changed=report.write)
             until = time.monotonic() + budget
@@ -128,9 +131,10 @@ def _base(config: SweepConfig) -> Config:
     if (Path(config.output.out) / records.CONFIG).exists():
         raise UserError(config.output.out, "is the folder of a run", "name another --out for the sweep")
     data = config.source.data if is_bucket(config.source.data) else str(Path(config.source.data).absolute())
+    out = config.output.out if is_bucket(config.output.out) else str(Path(config.output.out).absolute())
     own = {k.name for k in knobs(Config)}
     values = {name: value for name, value in leaves(config).items() if name in own}
-    base: Config = build(Config, {**values, "data": data, "out": str(Path(config.output.out).absolute())})
+    base: Config = build(Config, {**values, "data": data, "out": out})
     return base
 
 

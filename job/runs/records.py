@@ -193,6 +193,8 @@ def find_data(
         places = [named.absolute(), folder / DATA, folder.absolute().parent / named.name]
         if named.is_absolute() and was.is_absolute():
             places.insert(2, Path(os.path.normpath(folder.absolute() / os.path.relpath(named, was))))
+    if is_bucket(config.output.out):
+        places.append(locate(f"{config.output.out}/{DATA}", cache or config.feed, stop or Stop()))
     there = [place for place in dict.fromkeys(places) if manifest.exists(place)]
     if not fingerprint:
         return there[0] if there else places[0]
