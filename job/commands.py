@@ -104,29 +104,34 @@ def sweep(request: Request, stop: Stop) -> list[dict[str, Any]]:
 def evaluate(request: Request, stop: Stop) -> dict[str, Any]:
     """The figures of a run."""
     from job.evaluate import evaluate
+    from job.inference.export import NAME as MODEL
 
-    return evaluate(Path(request.positional["run"]), request.config, stop)
+    with _read(request, stop, MODEL) as run:
+        return evaluate(run, request.config, stop, request.positional["run"])
 
 
 def predict(request: Request, stop: Stop) -> Iterator[str]:
     """The lines to print, as the images are read."""
     from job.predict import predict
 
-    return predict(Path(request.positional["run"]), request.positional["path"], request.config, stop)
+    with _read(request, stop) as run:
+        yield from predict(run, request.positional["path"], request.config, stop)
 
 
 def predict_rows(request: Request, stop: Stop) -> list[dict[str, Any]]:
     """The rows behind those lines."""
     from job.predict import rows
 
-    return [*rows(Path(request.positional["run"]), request.positional["path"], request.config, stop)]
+    with _read(request, stop) as run:
+        return [*rows(run, request.positional["path"], request.config, stop)]
 
 
 def visualize(request: Request, stop: Stop) -> None:
     """How the network sees an image."""
     from job.visualize import visualize
 
-    visualize(Path(request.positional["run"]), request.positional["image"], request.config.output.out)
+    with _read(request, stop) as run:
+        visualize(run, request.positional["image"], request.config.output.out)
 
 
 def smoke(request: Request, stop: Stop) -> None:
@@ -142,6 +147,13 @@ def _opened(config: Config, stop: Stop) -> AbstractContextManager[Place]:
     from job.storage.cache import default_folder
 
     return place.opened(config.output.out, default_folder(config.feed.cache), stop, GRACE)
+
+
+def _read(request: Request, stop: Stop, *more: str) -> AbstractContextManager[Path]:
+    """The run that a command reads."""
+    from job.runs import reading
+
+    return reading.opened(request.positional["run"], request.config.feed, stop, more)
 
 
 def _resumed(request: Request, folder: Path) -> Config:
