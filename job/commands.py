@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from job.config import effects
 from job.config.options import Request, replace
-from job.config.schema import Config, Prepare, Reading
+from job.config.schema import Config, Prepare, PrepareConfig, Reading
 from job.console import console
 from job.errors import JobError, UserError
 from job.shutdown import Stop
@@ -31,13 +31,18 @@ NO_DATA = """no --data given; any of these will do, and is prepared on the way:
 
 def prepare(request: Request, stop: Stop) -> Manifest | None:
     """Images become shards; None for a dry run, which makes none."""
-    from job.prepare import look, prepare
+    from job.prepare import check, keep, look, prepare
 
-    if request.config.run.dry_run:
-        look(request.positional["source"], request.config, stop)
+    sources, config = request.positional["source"], request.config
+    if config.run.dry_run:
+        look(sources, config, stop)
         return None
-    with _no_empty_folder(Path(request.config.output.out)):
-        return prepare(request.positional["source"], request.config, stop)
+    check(sources, config)
+    with _opened(config, stop) as where, _no_empty_folder(where.path):
+        made = prepare(sources, config, stop, where=where)
+    if where.mirror is not None:
+        keep(made, where, config.feed)
+    return made
 
 
 def train(request: Request, stop: Stop) -> Summary:
@@ -141,7 +146,7 @@ def smoke(request: Request, stop: Stop) -> None:
     smoke(stop)
 
 
-def _opened(config: Config, stop: Stop) -> AbstractContextManager[Place]:
+def _opened(config: Config | PrepareConfig, stop: Stop) -> AbstractContextManager[Place]:
     """The folder that a command writes in."""
     from job.runs import place
     from job.storage.cache import default_folder
