@@ -210,7 +210,7 @@ def test_a_bucket_without_a_prefix(store: Store) -> None:
 
 
 def test_one_of_many_writers_wins(bucket: Bucket) -> None:
-    for turn in range(10):
+    for turn in range(5):
         contents = [f"{turn} {writer}".encode() for writer in range(8)]
         won = race([partial(bucket.put, f"{turn}", content) for content in contents])
         versions = [version for version in won if isinstance(version, str)]
@@ -220,7 +220,7 @@ def test_one_of_many_writers_wins(bucket: Bucket) -> None:
 
 def test_one_of_many_replacements_wins(bucket: Bucket) -> None:
     version = bucket.put("a", b"start")
-    for turn in range(10):
+    for turn in range(5):
         contents = [f"{turn} {writer}".encode() for writer in range(8)]
         won = race([partial(bucket.replace, "a", content, version) for content in contents])
         versions = [version for version in won if isinstance(version, str)]
@@ -230,7 +230,7 @@ def test_one_of_many_replacements_wins(bucket: Bucket) -> None:
 
 
 def test_a_replacement_races_a_deletion(bucket: Bucket) -> None:
-    for turn in range(10):
+    for turn in range(5):
         version = bucket.put(f"{turn}", b"start")
         race([partial(bucket.replace, f"{turn}", b"new", version), partial(bucket.delete, f"{turn}", version)])
         found = bucket.stat(f"{turn}")
