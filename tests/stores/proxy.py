@@ -225,7 +225,7 @@ class _Handler(BaseRequestHandler):
             at = self._middle(head) if fault == "flip-request" else (head.length or 0) // 2
         sent, early = 0, False
         for piece, own in body:
-            if early or store.readable():
+            if early or _answers(store):
                 early = True  # the rest is read and dropped, so that the client gets to the answer
                 continue
             if own and sent <= at < sent + len(piece):
@@ -249,11 +249,9 @@ class _Handler(BaseRequestHandler):
             ready = select.select([self.request, store.socket], [], [])[0]
             if self.request in ready:
                 return True
-            if not store.peek(12).startswith(b"HTTP/1.1 100"):
+            if _answers(store):
                 return False
-            head = store.head()
-            if head is not None:
-                self.request.sendall(head.raw)
+            self.request.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
         return True
 
     def _middle(self, head: Head) -> int:
@@ -318,6 +316,15 @@ class _Handler(BaseRequestHandler):
             self.proxy.down.send(self.request, piece)
             entry.received += len(piece) if own else 0
         return True
+
+
+def _answers(store: Wire) -> bool:
+    """Whether a response has begun to come; 100 is none, and taken away (werkzeug sends it twice)."""
+    while store.readable():
+        if not store.peek(12).startswith(b"HTTP/1.1 100"):
+            return True
+        store.head()
+    return False
 
 
 def _flipped(piece: bytes | memoryview, at: int) -> bytes:
