@@ -68,6 +68,18 @@ def test_statuses_come_as_often_as_asked_for_and_are_retried(gcs: tuple[Proxied,
     assert _media(behind).status_code == 200
 
 
+def test_connections_stay_in_order(gcs: tuple[Proxied, Any], gcs_server: FakeGcs) -> None:
+    behind, bucket = gcs
+    behind.proxy.faults.add("503", method="POST")
+    with requests.Session() as session:
+        where = f"{behind.endpoint}/upload/storage/v1/b/{bucket.name}/o?uploadType=media&name=b"
+        assert session.post(where, data=DATA, timeout=10).status_code == 503
+        assert session.post(where, data=DATA, timeout=10).status_code == 200
+        gcs_server.hang_up()  # as stores do with connections that are idle
+        assert session.post(where, data=DATA, timeout=10).status_code == 200
+    assert [entry.sent for entry in behind.proxy.faults.log[1:]] == [0, len(DATA), len(DATA)]
+
+
 def test_resets_and_cuts(gcs: tuple[Proxied, Any]) -> None:
     behind, bucket = gcs
     behind.proxy.faults.add("reset")
@@ -107,7 +119,12 @@ def test_flipped_bits_are_of_the_content(gcs: tuple[Proxied, Any]) -> None:
         assert stored.metadata == {"writer": "me"}
     behind.proxy.faults.add("flip")
     assert list(bucket.list_blobs()), "a list is no content"
-    assert behind.proxy.faults.counts()["faults"] == {"flip": 2, "flip-request": 3}
+    assert _media(behind).content != DATA, "and uses up no rule"
+    behind.proxy.faults.chaos(seed=0, probability=1, total=1, kinds=["flip"])
+    assert list(bucket.list_blobs())
+    assert _media(behind).content != DATA
+    assert _media(behind).content == DATA
+    assert behind.proxy.faults.counts()["faults"] == {"flip": 4, "flip-request": 3}
 
 
 def test_a_lost_response_is_of_a_write_that_was_done(gcs: tuple[Proxied, Any]) -> None:
@@ -169,7 +186,8 @@ def test_a_store_that_is_away_and_comes_back(gcs: tuple[Proxied, Any]) -> None:
         time.sleep(0.01)
     behind.proxy.away(60)
     reading.join()
-    assert ended, "what is under way ends too"
+    assert len(ended) == 1
+    assert "timed out" not in str(ended[0]), "what is under way ends too"
     for _ in range(3):
         with pytest.raises(requests.ConnectionError):
             _media(behind)
@@ -229,6 +247,10 @@ def test_s3_through_the_proxy(s3_store: Store) -> None:
         with pytest.raises(Exception, match=r"closed|reset"):
             client.put_object(Bucket=bucket, Key=f"{prefix}/c", Body=b"done", IfNoneMatch="*")
         assert client.get_object(Bucket=bucket, Key=f"{prefix}/c")["Body"].read() == b"done"
+        assert client.head_object(**at)["ContentLength"] == len(DATA)
+        chunked = client.generate_presigned_url("put_object", Params=dict(Bucket=bucket, Key=f"{prefix}/d"))
+        assert requests.put(chunked, data=iter([DATA, b"x", DATA]), timeout=10).status_code == 200
+        assert client.get_object(Bucket=bucket, Key=f"{prefix}/d")["Body"].read() == DATA + b"x" + DATA
         client.delete_object(**at)
         assert faults.counts()["faults"] == {"flip-request": 1, "503": 2, "403": 1, "flip": 1, "lost": 1}
 
@@ -244,12 +266,14 @@ def test_moto_through_the_proxy() -> None:
 def test_programs(tmp_path: Path) -> None:
     """The fake and the proxy as processes of their own, the proxy set over HTTP."""
     root = Path(__file__).parents[1]
+    ended: list[int] = []
     with contextlib.ExitStack() as stack:
 
         def begin(*words: str) -> str:
             command = [sys.executable, "-m", *words]
             process = stack.enter_context(subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=root))
-            stack.callback(process.kill)
+            stack.callback(lambda: ended.append(process.wait(20)))
+            stack.callback(process.terminate)
             return process.stdout.readline().strip() if process.stdout else ""
 
         store = begin("tests.stores.fake_gcs", "--port", "0")
@@ -273,6 +297,7 @@ def test_programs(tmp_path: Path) -> None:
             requests.get(listed, timeout=10)
         control(proxy, "set", away=0)
         assert requests.get(listed, timeout=10).status_code == 200
+    assert ended == [0, 0]
 
 
 def test_what_runs_ends_with_its_server() -> None:

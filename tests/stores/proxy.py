@@ -22,7 +22,7 @@ from typing import Any, Self, cast
 from urllib.parse import urlsplit
 
 from tests.stores.faults import Entry, Faults, Rule
-from tests.stores.threads import Listener
+from tests.stores.threads import Listener, until_terminated
 from tests.stores.wire import Head, Piece, Wire
 
 CONTROL = "/_proxy/"
@@ -285,7 +285,7 @@ class _Handler(BaseRequestHandler):
             raise Reset
         at = -1
         if rule and fault in ("cut", "stall", "flip"):
-            if not empty and length != 0 and (fault != "flip" or _is_content(entry, response, status)):
+            if not empty and length != 0 and (fault != "flip" or _is_content(response, status)):
                 at = (length or 0) // 2
                 entry.fault = fault
             else:
@@ -340,9 +340,9 @@ def _writes(head: Head) -> bool:
     return content and (head.chunked or bool(head.length))
 
 
-def _is_content(entry: Entry, response: Head, status: int) -> bool:
-    listing = "list-type=" in entry.path
-    return status in (200, 206) and not listing and ("x-goog-generation" in response.headers or "etag" in response.headers)
+def _is_content(response: Head, status: int) -> bool:
+    """Whether a response has an object's content, rather than a list or a description."""
+    return status in (200, 206) and ("x-goog-generation" in response.headers or "etag" in response.headers)
 
 
 def control(endpoint: str, what: str, method: str = "", **fields: Any) -> Any:
@@ -361,8 +361,7 @@ def main() -> None:
     given = parser.parse_args()
     with Proxy(given.to, given.host, given.port) as proxy:
         print(proxy.endpoint, flush=True)
-        while True:
-            time.sleep(3600)
+        until_terminated()
 
 
 if __name__ == "__main__":
