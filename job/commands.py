@@ -18,6 +18,7 @@ from job.errors import JobError, UserError
 from job.shutdown import Stop
 
 if TYPE_CHECKING:
+    from job.data.location import Location
     from job.data.manifest import Manifest
     from job.runs.records import Summary
 
@@ -137,30 +138,34 @@ def _resumed(request: Request, folder: Path) -> Config:
 def _shards(request: Request, resumed: Config, folder: Path, stop: Stop) -> str:
     """Where the shards of `--data` are, prepared where it is a source; empty where a resumed run knows them."""
     from job.data import manifest
+    from job.data.location import locate
     from job.runs import records
 
-    named, cache = request.config.source.data, request.config.feed.cache
-    ready = not named or manifest.exists(Path(named))
-    shards = named if ready else _prepared(resumed, named, folder, stop)
-    found = Path(shards) if shards else records.find_data(folder, resumed)
+    named, feed = request.config.source.data, request.config.feed
+    place = locate(named, feed, stop)
+    ready = not named or manifest.exists(place)
+    shards = named if ready else _prepared(replace(resumed, data=named), place, folder, stop)
+    found = place if shards == named else Path(shards)
+    if not shards:
+        found = records.find_data(folder, resumed, cache=feed, stop=stop)
     if manifest.exists(found):
         made = manifest.read(found)
         _note(effects.check_prepared(request, made.settings, made.classes, str(found)))
-        _note(f"note: --cache has no effect: {found} is already prepared" if ready and cache else "")
+        _note(f"note: --cache has no effect: {found} is already prepared" if ready and feed.cache and isinstance(found, Path) else "")
     return shards
 
 
-def _prepared(config: Config, source: str, folder: Path, stop: Stop) -> str:
+def _prepared(config: Config, source: Location, folder: Path, stop: Stop) -> str:
     """A source prepared, once, into the cache or the run folder; or what a run that was started has."""
     from job.data import manifest
     from job.prepare import prepared_shards
     from job.runs import records
     from tuning.state import first_trial
 
-    if manifest.unfinished(Path(source)):
-        manifest.read(Path(source))  # words the error
+    if manifest.unfinished(source):
+        manifest.read(source)  # words the error
     started = next((run for run in (folder, first_trial(folder)) if (run / records.CONFIG).exists()), None)
-    return str(prepared_shards(replace(config, data=source), folder, stop, started))
+    return str(prepared_shards(config, folder, stop, started))
 
 
 def _note(line: str) -> None:

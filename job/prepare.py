@@ -24,6 +24,7 @@ from job.data import audit, levels, manifest, pixels, shards
 from job.data.class_names import same_class
 from job.data.division import divide
 from job.data.labels import Wanted
+from job.data.location import Location
 from job.data.sources import contents, is_downloaded, is_remote, open_source
 from job.data.sources.address import canonical, identity, last_part, shown
 from job.data.survey import Survey, survey
@@ -107,7 +108,7 @@ def look(sources: Sequence[str], config: PrepareConfig, stop: Stop) -> None:
         _say(_survey(sources, config, scratch, stop), config.prepare)
 
 
-def prepared_shards(config: Config, folder: Path, stop: Stop, started: Path | None) -> Path:
+def prepared_shards(config: Config, folder: Path, stop: Stop, started: Path | None) -> Location:
     """The shards of a `--data` that is a source: prepared once, into the cache or into the folder of the run or sweep.
 
     Args:
@@ -116,11 +117,13 @@ def prepared_shards(config: Config, folder: Path, stop: Stop, started: Path | No
             has changed or is gone.
     """
     text, cache = config.source.data, config.feed.cache
-    own = folder / records.DATA
+    own: Location = folder / records.DATA
     if started is not None:
         if not manifest.exists(own):
             summary = records.read_summary(started)
-            own = records.find_data(started, records.read_config(started), "" if summary is None else summary.fingerprint)
+            own = records.find_data(
+                started, records.read_config(started), "" if summary is None else summary.fingerprint, config.feed, stop
+            )
         if manifest.exists(own):
             _compare(own, text, config.reading, stop)
             return own
@@ -201,7 +204,7 @@ def _finished(folder: Path, settings: dict[str, Any]) -> manifest.Manifest:
     return found
 
 
-def _compare(own: Path, text: str, reading: Reading, stop: Stop) -> None:
+def _compare(own: Location, text: str, reading: Reading, stop: Stop) -> None:
     """Say where `text` is no longer what a run's own shards were made of, and refuse what never was."""
     settings = manifest.read(own).settings
     sources, then = [identity(source) for source in settings["sources"]], settings.get("contents")

@@ -22,6 +22,8 @@ from job.config.resolve import Resolved, recorded, resolve
 from job.config.schema import Config, Prepare, Reading
 from job.console import console
 from job.data import manifest
+from job.data.location import Location, auto_window, locate
+from job.data.remote_shards import RemoteShards
 from job.data.sources import is_remote
 from job.data.sources.address import canonical, identity
 from job.errors import UserError
@@ -75,18 +77,19 @@ def train(
     before = records.read_summary(folder)
     if before is not None and before.status == "done" and not (config.run.show_augment or config.run.dry_run):
         resume.merge(folder, config, given)  # what differs is refused
-        if "data" in given and manifest.exists(Path(config.source.data)):
-            require_same_data(manifest.read(Path(config.source.data)), before.fingerprint, folder)
+        if "data" in given and manifest.exists(named := locate(config.source.data, config.feed, stop)):
+            require_same_data(manifest.read(named), before.fingerprint, folder)
         console.log(f"{folder} is already finished: validation accuracy {before.accuracy:.4f}")
         return before
-    config, data = resume.configuration(folder, config, given, before)
+    config, data = resume.configuration(folder, config, given, before, stop)
     shards = manifest.read(data)
     train_split, validation_split = (shards.split(name, data) for name in ("train", "validation"))
     config = replace(config, **_recorded(config, data, shards))
     chosen = devices.choose(config)
+    hardware = replace_fields(chosen.hardware, window=auto_window(data, shards))
     if before is not None and "precision" not in given:
         chosen = replace_fields(chosen, precision_reason="as the run was started")
-    resolved = resolve(config, train_split.records, chosen.hardware)
+    resolved = resolve(config, train_split.records, hardware)
     devices.set_up(resolved, chosen)
     if config.run.show_augment:
         return show_augmented(resolved, data, shards)
@@ -145,10 +148,12 @@ def _write_setup(folder: Path, config: Config, resolved: Resolved, chosen: Devic
     records.write_environment(folder, resolved, chosen)
 
 
-def _recorded(config: Config, data: Path, shards: manifest.Manifest) -> dict[str, Any]:
+def _recorded(config: Config, data: Location, shards: manifest.Manifest) -> dict[str, Any]:
     """What `config.toml` says of folders and of how the data was prepared: absolute, and as it was."""
     named = config.source.data
-    if is_remote(named):
+    if isinstance(data, RemoteShards):
+        named = str(data)
+    elif is_remote(named):
         named = identity(canonical(named))  # without its secrets
     elif named and Path(named).exists():
         named = str(Path(named).absolute())

@@ -13,17 +13,19 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from job.config.options import build, knobs, leaves
+from job.config.options import build, knobs, leaves, replace
 from job.config.resolve import resolve, seconds
 from job.config.schema import Config, SweepConfig
 from job.console import console, counted, duration
 from job.data import manifest
+from job.data.location import auto_window, locate
 from job.errors import Interrupted, MachineError, UserError
 from job.feeds import order
 from job.machine import devices
 from job.runs import records
 from job.shutdown import Stop
 from job.storage import local, lock
+from job.storage.opening import is_bucket
 from tuning import local_ray, report, space
 from tuning.plan import Halt, Plan
 from tuning.state import START, SweepState
@@ -39,7 +41,7 @@ def check(config: SweepConfig, fixed: Collection[str] = ()) -> None:
     Raises:
         UserError: options or a space that are invalid; what depends on the number of images is left to `sweep`.
     """
-    base, _ = _base(config)
+    base = _base(config)
     _search(config)
     seconds(config.sweep.time_budget)
     _require_engine(config.sweep.engine)
@@ -60,8 +62,11 @@ def sweep(config: SweepConfig, fixed: Collection[str] = (), stop: Stop | None = 
     """
     check(config, fixed)
     stop = Stop() if stop is None else stop
-    base, data = _base(config)
+    base = _base(config)
+    data = locate(base.source.data, base.feed, stop)
     shards = manifest.read(data)
+    if base.schedule.window is None and (window := auto_window(data, shards)):  # the same for all trials, whatever cache they meet
+        base = replace(base, window=window)
     images = shards.split("train", data).records
     shards.split("validation", data)
     searched = space.read(_space_file(config), base, images, fixed)
@@ -107,8 +112,8 @@ def _space_file(config: SweepConfig) -> Path | None:
     return Path(config.sweep.space) if config.sweep.space else None
 
 
-def _base(config: SweepConfig) -> tuple[Config, Path]:
-    """The starting configuration, with absolute folders, and the shards."""
+def _base(config: SweepConfig) -> Config:
+    """The starting configuration, with absolute folders."""
     if not config.output.out:
         raise UserError("--out", "no sweep folder given", "add --out SWEEP")
     if config.sweep.first_rung > config.schedule.epochs:
@@ -122,10 +127,11 @@ def _base(config: SweepConfig) -> tuple[Config, Path]:
             raise UserError(flag, "is for one run, not for a sweep", "use it with twofold train")
     if (Path(config.output.out) / records.CONFIG).exists():
         raise UserError(config.output.out, "is the folder of a run", "name another --out for the sweep")
-    data = Path(config.source.data).absolute()
+    data = config.source.data if is_bucket(config.source.data) else str(Path(config.source.data).absolute())
     own = {k.name for k in knobs(Config)}
     values = {name: value for name, value in leaves(config).items() if name in own}
-    return build(Config, {**values, "data": str(data), "out": str(Path(config.output.out).absolute())}), data
+    base: Config = build(Config, {**values, "data": data, "out": str(Path(config.output.out).absolute())})
+    return base
 
 
 def _search(config: SweepConfig) -> str:

@@ -131,6 +131,10 @@ class Schedule:
     )  # fmt: skip
     patience: int = option(0, "early stopping: epochs without a better --monitor; 0 is off", low=0, result=True)
     monitor: str = option("log_loss", "validation metric that selects the best checkpoint", choices=MONITORS, result=True)
+    window: int | None = option(
+        None, "training shards shuffled together; 0 is all", auto="0; of a bucket's beyond --cache-size, what half of it holds",
+        low=0, result=True,
+    )  # fmt: skip
     seed: int = option(1, "random seed", low=0, high=2**31 - 1, result=True)
     stop_after: int = option(0, "stop after N total epochs; the schedule is unchanged; 0 is off", low=0)
 
@@ -157,11 +161,18 @@ class Work:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Feed:
+class Cache:
+    """What is kept on this machine of what lies elsewhere."""
+
+    cache: str = option("", "cache of shards; by default ~/.cache/twofold, and the run folder for those it prepares", metavar="DIR")
+    cache_size: str = option("20GB", "bound of the cache of what buckets hold", metavar="SIZE")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Feed(Cache):
     """How images reach the device."""
 
     memory: float | None = option(None, "memory for decoded images", unit="GiB", auto="half of the free memory", low=0)
-    cache: str = option("", "cache of prepared shards; by default they go to the run folder", metavar="DIR")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -247,6 +258,7 @@ class PrepareConfig:
     reading: Reading = Reading()
     prepare: Prepare = Prepare()
     run: Look = Look()
+    feed: Cache = Cache()
     work: Work = Work()
     log: Log = Log()
 
@@ -266,6 +278,7 @@ class EvaluateConfig:
     source: Source = Source()
     evaluation: Evaluation = Evaluation()
     reading: Reading = Reading()
+    feed: Cache = Cache()
     work: Work = Work()
     log: Log = Log()
 
@@ -283,6 +296,7 @@ class PredictConfig:
 
     format: Format = Format()
     reading: Reading = Reading()
+    feed: Cache = Cache()
     work: Work = Work()
     log: Log = Log()
 
@@ -292,6 +306,7 @@ class VisualizeConfig:
     """`twofold visualize`."""
 
     output: Output = Output()
+    feed: Cache = Cache()
     log: Log = Log()
 
 

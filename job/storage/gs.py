@@ -17,7 +17,7 @@ import secrets
 import threading
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -46,7 +46,6 @@ class GsBucket:
         self.address = f"gs://{bucket}/{prefix}".rstrip("/")
         self._lock = threading.Lock()
         self._made: Any = None
-        self._anonymous = False
         self._asked: float | None = None  # when credentials were looked for first
 
     def stat(self, name: str) -> Stat | None:
@@ -63,25 +62,24 @@ class GsBucket:
         with self._media(name, version, asked) as response:
             if response.status_code == 416:
                 return b""
-            if asked and response.status_code != 206:
-                raise Unavailable("range ignored")
+            if asked:
+                transfer.check_range(response.headers.get("content-range", ""), start, length)
             body = b"".join(transfer.pieces(response.raw, _length(response)))
-        if asked and not response.headers.get("content-range", "").startswith(f"bytes {start}-{start + len(body) - 1}/"):
-            raise Unavailable(transfer.CUT)
+        if not asked:
+            checked = _Checked(response.headers)
+            checked.update(body)
+            checked.verify()
         return body
 
     def fetch(self, name: str, path: Path, version: str = "") -> Stat:
         with self._media(name, version, {}) as response, transfer.arriving(path) as file:
-            headers, count = response.headers, 0
-            checked = _Checked(headers.get("x-goog-hash", ""))
+            headers = response.headers
+            checked = _Checked(headers)
             for piece in transfer.pieces(response.raw, _length(response)):
                 checked.update(piece)
                 file.write(piece)
-                count += len(piece)
-            if count != int(headers.get("x-goog-stored-content-length", count)):
-                raise Unavailable(transfer.CUT)
             checked.verify()
-        return Stat(name, count, headers.get("x-goog-generation", version), headers.get("x-goog-meta-sha256", ""))
+        return Stat(name, checked.size, headers.get("x-goog-generation", version), headers.get("x-goog-meta-sha256", ""))
 
     def put(self, name: str, content: bytes | Path, sha256: str = "") -> str:
         return self._write(name, content, "0", sha256)
@@ -91,8 +89,8 @@ class GsBucket:
 
     def delete(self, name: str, version: str) -> None:
         try:
-            with self._request("delete", name, "DELETE", self._object(name), {"ifGenerationMatch": version}):
-                pass
+            with self._request("delete", name, "DELETE", self._object(name), {"ifGenerationMatch": version}) as response:
+                response.content  # noqa: B018  of no length; read, so that the connection is kept
         except Missing:
             pass
         except Conflict:
@@ -133,11 +131,9 @@ class GsBucket:
             path = f"/upload/storage/v1/b/{quote(self._bucket, safe='')}/o"
             try:
                 written = self._json("write", name, "POST", path, asked, {"Content-Type": body.kind}, body)
-            except (Unavailable, Conflict, Missing) as error:
+            except Unavailable:
                 if outgoing.failed is not None:
                     raise outgoing.failed from None
-                if isinstance(error, Missing):
-                    raise Conflict from None
                 raise
         return str(written["generation"])
 
@@ -167,15 +163,16 @@ class GsBucket:
         client = self._client()
         try:
             response = client._http.request(  # the session that has the credentials; there is no public way to it
-                method, client.api_endpoint + path, params=asked, data=body, headers={"Accept-Encoding": "identity", **(headers or {})},
-                stream=True, timeout=(transfer.CONNECT_SECONDS, transfer.READ_SECONDS), allow_redirects=False,
+                method, client.api_endpoint.rstrip("/") + path, params=asked, data=body,
+                headers={"Accept-Encoding": "identity", **(headers or {})}, stream=True, allow_redirects=False,
+                timeout=(transfer.CONNECT_SECONDS, transfer.READ_SECONDS),
             )  # fmt: skip
         except (requests.exceptions.InvalidURL, requests.exceptions.MissingSchema, requests.exceptions.InvalidSchema):
             raise UserError(self.address, f"invalid endpoint {client.api_endpoint}", f"set {EMULATOR} to http://HOST:PORT") from None
         except requests.exceptions.RequestException as error:
-            raise Unavailable(transfer.fault(error)) from error
+            raise Unavailable(transfer.fault(error, self.address)) from error
         except google.auth.exceptions.GoogleAuthError as error:
-            raise self._refused_credentials(error) from error
+            raise self._refused_credentials(verb, error) from error
         if response.status_code < 300 or response.status_code == also:
             return response
         with response:
@@ -190,13 +187,14 @@ class GsBucket:
         if code == 412:
             return Conflict()
         if code == 404:
-            if "bucket does not exist" in message:
+            if verb in ("write", "list") or "bucket does not exist" in message:  # to these two nothing else can be missing
                 return UserError(f"gs://{self._bucket}", "the bucket does not exist", "correct the name or create it first")
             return Missing()
-        if code in (401, 403) and self._anonymous:
-            return UserError(self.address, f"cannot {verb}: no credentials were found", LOG_IN)
         if code == 401:
             return UserError(self.address, f"cannot {verb}: the credentials were refused", LOG_IN)
+        if code == 403 and "scope" in message:
+            told = f"cannot {verb}: the access scopes of this machine do not allow it"
+            return UserError(self.address, told, "give it the scope cloud-platform, or bind a service account (Workload Identity)")
         if code == 403:
             role = "roles/storage.objectViewer" if verb in ("read", "list") else "roles/storage.objectUser"
             return UserError(self.address, f"cannot {verb}: permission denied", f"grant {role} on gs://{self._bucket}")
@@ -225,9 +223,9 @@ class GsBucket:
             if "default credentials were not found" not in str(error):
                 raise UserError(self.address, f"the credentials cannot be read ({_line(str(error))})", LOG_IN) from error
             self._await_metadata()
-            client, self._anonymous = Client.create_anonymous_client(), True
+            client = Client.create_anonymous_client()
         except google.auth.exceptions.GoogleAuthError as error:
-            raise self._refused_credentials(error) from error
+            raise self._refused_credentials("connect", error) from error
         session = client._http
         for scheme in ("http://", "https://"):
             if not getattr(session, "is_mtls", False):
@@ -241,13 +239,14 @@ class GsBucket:
         if expected and time.monotonic() - self._asked < LATE_SECONDS:
             raise Unavailable("no credentials yet: the metadata server does not answer")
 
-    def _refused_credentials(self, error: Any) -> Exception:
-        import google.auth.exceptions
+    def _refused_credentials(self, verb: str, error: Any) -> Exception:
+        from google.auth.exceptions import InvalidOperation, TimeoutError, TransportError
 
-        inner = error.__cause__
-        if isinstance(inner or error, google.auth.exceptions.TransportError) or getattr(error, "retryable", False):
-            return Unavailable(f"no access token ({transfer.fault(error)})")
-        return UserError(self.address, "the credentials are expired or revoked", LOG_IN)
+        if isinstance(error.__cause__ or error, (TransportError, TimeoutError)) or error.retryable:
+            return Unavailable(f"no access token ({transfer.fault(error, self.address)})")
+        if isinstance(error, InvalidOperation):  # what none are refused is an attempt to renew them
+            return UserError(self.address, f"cannot {verb}: no credentials were found", LOG_IN)
+        return UserError(self.address, f"cannot {verb}: the credentials are expired or revoked", LOG_IN)
 
 
 class _Related:
@@ -275,17 +274,22 @@ class _Related:
 
 
 class _Checked:
-    """The hash that the store sends along with a whole object, against what arrives."""
+    """The size and the hash that the store sends along with a whole object, against what arrives."""
 
-    def __init__(self, header: str) -> None:
-        self._known = dict(part.strip().split("=", 1) for part in header.split(",") if "=" in part)
+    def __init__(self, headers: Mapping[str, str]) -> None:
+        self._known = dict(part.strip().split("=", 1) for part in headers.get("x-goog-hash", "").split(",") if "=" in part)
+        self._length = headers.get("x-goog-stored-content-length", "")
+        self.size = 0
         self._kind = "crc32c" if "crc32c" in self._known else "md5"
         self._hash = google_crc32c.Checksum() if self._kind == "crc32c" else hashlib.md5(usedforsecurity=False)
 
     def update(self, piece: bytes) -> None:
         self._hash.update(piece)
+        self.size += len(piece)
 
     def verify(self) -> None:
+        if self._length not in ("", str(self.size)):
+            raise Unavailable(transfer.CUT)
         if self._known.get(self._kind) not in (None, base64.b64encode(self._hash.digest()).decode()):
             raise Unavailable(transfer.WRONG_HASH)
 

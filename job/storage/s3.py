@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import io
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -61,26 +62,23 @@ class S3Bucket:
         except _PastEnd:
             return b""
         with found["Body"] as raw:
-            if asked and "ContentRange" not in found:
-                raise Unavailable("range ignored")
+            if asked:
+                transfer.check_range(found.get("ContentRange", ""), start, length)
             content = b"".join(transfer.pieces(raw, found["ContentLength"]))
-        if asked and not found["ContentRange"].startswith(f"bytes {start}-{start + len(content) - 1}/"):
-            raise Unavailable(transfer.CUT)
+        if not asked:
+            _check(found, hashlib.sha256(content).hexdigest(), lambda: _md5(io.BytesIO(content)))
         return content
 
     def fetch(self, name: str, path: Path, version: str = "") -> Stat:
         found = self._get(name, version, {})
-        noted, etag, count = found["Metadata"].get("sha256", ""), _bare(found["ETag"]), 0
         with found["Body"] as raw, transfer.arriving(path) as file:
             sha256 = hashlib.sha256()
             for piece in transfer.pieces(raw, found["ContentLength"]):
                 sha256.update(piece)
                 file.write(piece)
-                count += len(piece)
-            file.flush()
-            if sha256.hexdigest() != noted:
-                _compare(Path(file.name), etag, found, noted)
-        return Stat(name, count, etag, noted)
+            file.seek(0)
+            _check(found, sha256.hexdigest(), lambda: _md5(file))
+        return Stat(name, found["ContentLength"], _bare(found["ETag"]), found["Metadata"].get("sha256", ""))
 
     def put(self, name: str, content: bytes | Path, sha256: str = "") -> str:
         return self._write(name, content, sha256, IfNoneMatch="*")
@@ -132,7 +130,7 @@ class S3Bucket:
                 if outgoing.failed is not None:
                     raise outgoing.failed from None
                 raise
-            except Missing:
+            except Missing:  # what was to be replaced
                 raise Conflict from None
         return _bare(written["ETag"])
 
@@ -143,16 +141,18 @@ class S3Bucket:
         try:
             answer = getattr(self._client(), operation)(Bucket=self._bucket, **arguments)
         except errors.ClientError as error:
+            if error.operation_name.startswith("AssumeRole"):
+                raise UserError(self.address, f"cannot {verb}: the role cannot be assumed ({_line(str(error))})", LOG_IN) from error
             raise self._error(verb, name, error.response) from error
         except ResponseParserError as error:
             raise Unavailable("unreadable answer") from error
         except (errors.ConnectionError, errors.HTTPClientError) as error:
-            raise Unavailable(transfer.fault(error)) from error
+            raise Unavailable(transfer.fault(error, self.address)) from error
         except (errors.MetadataRetrievalError, errors.CredentialRetrievalError) as error:
             raise Unavailable("no credentials yet: their source does not answer") from error
         except (errors.NoCredentialsError, errors.PartialCredentialsError, errors.SSOError, errors.TokenRetrievalError) as error:
             raise UserError(self.address, f"cannot {verb}: the credentials are missing or expired", LOG_IN) from error
-        except (errors.ProfileNotFound, errors.ConfigParseError, errors.ConfigNotFound, errors.BotoCoreError, ValueError) as error:
+        except (errors.BotoCoreError, ValueError) as error:
             raise UserError(self.address, f"cannot {verb}: {_line(str(error))}", "correct the address or the AWS settings") from error
         self._seen = True
         return answer
@@ -217,20 +217,23 @@ class _PastEnd(Exception):
     """The object ends before what was asked for."""
 
 
-def _compare(path: Path, etag: str, answer: Any, noted: str) -> None:
-    """Whether bytes that are not what their writer noted, or of which nothing is noted, are at least what is stored.
+def _check(answer: Any, sha256: str, md5: Callable[[], str]) -> None:
+    """Hold a whole object to what its writer noted of it; where it is another, or nothing is noted, to what the store knows.
 
-    The ETag of an object that was put in one piece is its MD5, except where it is encrypted with a key of the user's. What is
-    stored wrongly is not a fault of the way: it arrives, and who knows better refuses it.
+    What is stored otherwise than its writer meant is no fault of the way: it arrives, and who knows better refuses it. The ETag
+    is the MD5 of what was put in one piece, except where it is encrypted with a key of the user's.
     """
-    hashed = _MD5.fullmatch(etag) and answer.get("ServerSideEncryption", "AES256") == "AES256" and "SSECustomerAlgorithm" not in answer
-    if not hashed:
-        if noted:
-            raise Unavailable(transfer.WRONG_HASH)
+    noted = answer["Metadata"].get("sha256", "")
+    if sha256 == noted:
         return
-    with path.open("rb") as file:
-        if hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest() != etag:
-            raise Unavailable(transfer.WRONG_HASH)
+    etag = _bare(answer["ETag"])
+    known = _MD5.fullmatch(etag) and answer.get("ServerSideEncryption", "AES256") == "AES256" and "SSECustomerAlgorithm" not in answer
+    if (known and md5() != etag) or (noted and not known):
+        raise Unavailable(transfer.WRONG_HASH)
+
+
+def _md5(file: io.BufferedRandom | io.BytesIO) -> str:
+    return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
 
 
 def _bare(etag: str) -> str:

@@ -8,6 +8,7 @@ import hashlib
 import http.client
 import io
 import os
+import re
 import secrets
 import socket
 import ssl
@@ -90,11 +91,11 @@ class Outgoing:
 
 
 @contextmanager
-def arriving(path: Path) -> Iterator[IO[bytes]]:
+def arriving(path: Path) -> Iterator[io.BufferedRandom]:
     """A file that gets its name when it is whole; until then there is only a temporary one, and none where anything fails."""
     temporary = path.with_name(f".{os.getpid()}.{secrets.token_hex(8)}.tmp")
     try:
-        with temporary.open("wb") as file:
+        with temporary.open("w+b") as file:
             yield file
         rename(temporary, path)
     except BaseException:
@@ -104,7 +105,7 @@ def arriving(path: Path) -> Iterator[IO[bytes]]:
 
 
 def pieces(raw: Any, expected: int | None) -> Iterator[bytes]:
-    """The body of an answer as it arrives; `raw` is urllib3's.
+    """The body of an answer as it arrives, in any sizes; `raw` is urllib3's.
 
     Raises:
         Unavailable: it breaks off, has another length than expected, or drips.
@@ -116,7 +117,7 @@ def pieces(raw: Any, expected: int | None) -> Iterator[bytes]:
         try:
             piece = raw.read1(PIECE)
         except urllib3.exceptions.HTTPError as error:
-            raise Unavailable(fault(error)) from error
+            raise Unavailable(fault(error, "store")) from error
         if not piece:
             break
         count += len(piece)
@@ -138,7 +139,21 @@ def range_header(start: int, length: int | None) -> dict[str, str]:
     return {"Range": f"bytes={start}-"} if start else {}
 
 
-def fault(error: BaseException) -> str:
+def check_range(header: str, start: int, length: int | None) -> None:
+    """Hold the Content-Range of an answer to what was asked for: all of it, or all there is.
+
+    Raises:
+        Unavailable: it is another range, or none.
+    """
+    found = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+)", header)
+    if found is None:
+        raise Unavailable("range ignored")
+    first, last, size = map(int, found.groups())
+    if first != start or last != min(size, size if length is None else start + length) - 1:
+        raise Unavailable(CUT)
+
+
+def fault(error: BaseException, where: str) -> str:
     """What the network did, in a few words.
 
     Raises:
@@ -149,8 +164,9 @@ def fault(error: BaseException) -> str:
     for inner in _chain(error):
         if isinstance(inner, ssl.SSLCertVerificationError):
             raise MachineError(
-                "store", f"its certificate is not trusted ({inner.verify_message})", "name its CA with REQUESTS_CA_BUNDLE or AWS_CA_BUNDLE"
-            ) from None
+                where, f"the certificate of the store is not trusted ({inner.verify_message})",
+                "name its CA with REQUESTS_CA_BUNDLE (gs) or AWS_CA_BUNDLE (s3)",
+            ) from None  # fmt: skip
         if isinstance(inner, (http.client.IncompleteRead, urllib3.exceptions.IncompleteRead)):
             return CUT
         if isinstance(inner, ConnectionRefusedError):
@@ -168,12 +184,12 @@ def fault(error: BaseException) -> str:
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
     """An error and all that it was made of; clients wrap one in another, each in its own way."""
-    seen: list[BaseException] = []
+    seen: set[int] = set()
     ahead: list[Any] = [error]
     while ahead:
         inner = ahead.pop(0)
-        if isinstance(inner, BaseException) and not any(inner is other for other in seen):
-            seen.append(inner)
+        if isinstance(inner, BaseException) and id(inner) not in seen:
+            seen.add(id(inner))
             ahead += [*inner.args, getattr(inner, "reason", None), inner.__cause__, inner.__context__]
             yield inner
 

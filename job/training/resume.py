@@ -9,9 +9,11 @@ from job.config.options import build, knobs, leaves
 from job.config.schema import Config
 from job.console import console
 from job.data import manifest
+from job.data.location import Location, locate
 from job.errors import UserError
 from job.runs import checkpoints
 from job.runs.records import CHECKPOINTS, CONFIG, DATA, Summary, find_data, read_config
+from job.shutdown import Stop
 
 CHANGEABLE = ("precision", "replicas", "threads")  # they change bits, not what is computed
 
@@ -22,8 +24,8 @@ def given_of(config: Config) -> set[str]:
     return {name for name, value in leaves(config).items() if value != defaults[name]}
 
 
-def configuration(folder: Path, config: Config, given: Collection[str], before: Summary | None) -> tuple[Config, Path]:
-    """The configuration of this start, and the folder of its shards.
+def configuration(folder: Path, config: Config, given: Collection[str], before: Summary | None, stop: Stop) -> tuple[Config, Location]:
+    """The configuration of this start, and where its shards are.
 
     Args:
         given: the options that the user set for this start.
@@ -33,12 +35,12 @@ def configuration(folder: Path, config: Config, given: Collection[str], before: 
         UserError: an option that shapes the weights differs from the run's, or the run's data set is not found.
     """
     if not (folder / CONFIG).exists():
-        return config, find_data(folder, config)
+        return config, find_data(folder, config, stop=stop)
     stored = read_config(folder)
     merged = merge(folder, config, given)
-    if "data" in given and manifest.exists(Path(config.source.data)):
-        return merged, Path(config.source.data).absolute()
-    data = find_data(folder, stored, "" if before is None else before.fingerprint)
+    if "data" in given and manifest.exists(named := locate(config.source.data, config.feed, stop)):
+        return merged, named.absolute() if isinstance(named, Path) else named
+    data = find_data(folder, stored, "" if before is None else before.fingerprint, config.feed, stop)
     if not manifest.exists(data) and not manifest.unfinished(data):
         raise UserError(str(data), "the data set of this run is not found there", "give its folder with --data")
     if data != folder / DATA and str(data) != stored.source.data:
