@@ -184,6 +184,7 @@ def test_a_csv_names_objects_beside_it(name: str, gcs: Store, pets: Path, tmp_pa
         "cats/99.png,cat",
         "cats/0.png,cat",
     ]
+    _send(url, {f"{odd}x{k}.png": b"odd" for k, odd in enumerate(("/", "cats//", "./", "../", "a/../"))})
     (folder / "list.csv").write_text("\n".join(["path,label", *rows]))
     _send(gcs.url, tmp_path / "here")
     here = _all(str(folder / "list.csv"), tmp_path)
@@ -192,11 +193,12 @@ def test_a_csv_names_objects_beside_it(name: str, gcs: Store, pets: Path, tmp_pa
     before = contents(f"{gcs.url}/{name}")
     assert before.startswith("6 files, ")
     _send(url, {"more.csv": b"path,label\n%s/dogs/3.png,dog\ngs://other/cats/3.png,cat\n../cats/4.png,cat" % url.encode()})
-    (entries, *_), files = _all(f"{url}/more.csv", tmp_path)
+    (entries, _, _, notes, _), files = _all(f"{url}/more.csv", tmp_path)
+    assert notes == ("paths found by file name alone: 2",)
     assert [entry.name for entry in entries] == ["dogs/3.png", "cats/3.png", "cats/4.png"]
     assert files["dogs/3.png"] == (pets / "dogs" / "3.png").read_bytes()
-    _send(url, {"none.csv": b"path,label\n77.png,dog\n"})
-    assert f"none.csv: lists 1 file, none of which is found, such as 77.png, neither there nor by its name alone below {url};" in _refused(
+    _send(url, {"none.csv": b"path,label\n77.png,dog\nx0.png,cat\n"})
+    assert f"none.csv: lists 2 files, none of which is found, such as 77.png, neither there nor by its name alone below {url};" in _refused(
         f"{url}/none.csv", tmp_path
     )
     open_bucket(url).replace("dogs/0.png", b"another", open_bucket(url).stat("dogs/0.png").version)  # type: ignore[union-attr]
@@ -412,7 +414,9 @@ def test_many_at_a_time_in_order_and_a_bounded_way_ahead() -> None:
             threading.Timer(0.2, release.set).start()
             assert next(results) == (0, 0)
             assert len(began) == count + 1
-            assert [number for number, _ in results] == [*range(1, 1000)]
+            assert next(results) == (1, 1)
+            assert len(began) == count + 2
+            assert [number for number, _ in results] == [*range(2, 1000)]
         done += 1
     assert most == 32
     assert done == 3
