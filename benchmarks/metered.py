@@ -118,9 +118,10 @@ def _fit(run: Run, folder: Path, meter: Meter) -> None:
                 inputs, targets = augmented(images, labels, noise)
                 yield (inputs, noise[:, augment.COLUMNS :]), targets
 
-    optimizer = keras.optimizers.SGD(1e-3, momentum=0.9, nesterov=True, use_ema=True, ema_momentum=0.995)
-    model.compile(optimizer, keras.losses.BinaryCrossentropy(from_logits=True), jit_compile=False)
-    model.fit(batches(), verbose=0, callbacks=[Metering(), Backup(str(folder), save_freq=EVERY)])
+    with run.step.distribution.scope():
+        optimizer = keras.optimizers.SGD(1e-3, momentum=0.9, nesterov=True, use_ema=True, ema_momentum=0.995)
+        model.compile(optimizer, keras.losses.BinaryCrossentropy(from_logits=True), jit_compile=False)
+        model.fit(batches(), verbose=0, shuffle=False, callbacks=[Metering(), Backup(str(folder), save_freq=EVERY)])
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import platform
@@ -11,6 +12,7 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from job.machine.devices import cores
 from tests.stores.fixtures import Store, gcs_place, s3_place
@@ -49,12 +51,19 @@ def environment(store: Store | None = None) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "2", **(store.environment if store else {})}
 
 
+def write_rows(name: str, rows: list[dict[str, Any]]) -> None:
+    """Keep what was measured in `benchmarks/results/NAME.csv`."""
+    with (RESULTS / f"{name}.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0].keys(), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
 def write_table(name: str, about: str, header: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
     """Print a table in Markdown, and keep it in `benchmarks/results/NAME.md`."""
     lines = ["| " + " | ".join(cells) + " |" for cells in (header, tuple("---" for _ in header), *rows)]
     text = "\n".join([f"{about} On {cores()} cores ({_processor()}), the stores on the same.", "", *lines, ""])
     print(text, flush=True)
-    RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{name}.md").write_text(text)
 
 

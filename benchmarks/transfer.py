@@ -10,7 +10,6 @@ threads included, the store's left out; what ours does more is the SHA-256 that 
 from __future__ import annotations
 
 import argparse
-import csv
 import os
 import statistics
 import tempfile
@@ -23,7 +22,7 @@ from typing import Any
 
 import google_crc32c
 
-from benchmarks.stores import BUCKET, RESULTS, stores, write_table
+from benchmarks.stores import BUCKET, stores, write_rows, write_table
 from job.storage.opening import open_bucket
 from tests.stores.fixtures import Store
 
@@ -52,10 +51,7 @@ def main() -> None:
         file = Path(name) / "content"
         file.write_bytes(os.urandom(options.megabytes << 20))
         rows = list(_measured(places, file, options.rounds))
-    with (RESULTS / "transfer.csv").open("w", newline="") as table:
-        writer = csv.DictWriter(table, COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    write_rows("transfer", rows)
     about = f"Transfers of {options.megabytes} MB, medians of {options.rounds}; the ratio is the median of each round's."
     write_table("transfer", about, ("store", "direction", "way", "MB/s", "CPU s/GB", "ours / this way"), list(_summary(rows)))
 

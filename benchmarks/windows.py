@@ -1,4 +1,4 @@
-"""Windows of training with and without saving, in turns; in each, the steps are timed."""
+"""The training that is measured: its settings, its images, and windows with and without saving, in which steps are timed."""
 
 from __future__ import annotations
 
@@ -7,12 +7,26 @@ import statistics
 import time
 from collections import deque
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
+
+from job.config.options import build
+from job.config.schema import PrepareConfig
+from job.prepare import prepare
+from job.shutdown import Stop
+from job.smoke import draw
 
 OFF, ONE, MANY = "none", "one save", "every 10 steps"
 EVERY = 10
+IMAGES = 800  # of each class
 WARM = 5.0  # seconds before the first window
 SETTINGS: dict[str, Any] = dict(size=48, train_sizes=(40,), batch=64, save_every=f"{EVERY}steps")
+
+
+def draw_data(folder: Path) -> None:
+    """Draw images, and prepare them: `data` in that folder."""
+    draw(folder / "images", IMAGES, SETTINGS["size"])
+    prepare([str(folder / "images")], build(PrepareConfig, dict(out=str(folder / "data"), side=SETTINGS["size"])), Stop())
 
 
 class Meter:
