@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
@@ -25,11 +26,17 @@ class Stop:
     """
 
     def __init__(self) -> None:
-        self._asked = False
+        self._asked, self._when = False, 0.0
         self.listen: Callable[[], None] = lambda: None
 
     def set(self) -> None:
+        if not self._asked:
+            self._when = time.monotonic()
         self._asked = True
+
+    def deadline(self, grace: float) -> float:
+        """The moment, on the monotonic clock, at which `grace` seconds have passed since a stop was asked for."""
+        return self._when + grace
 
     def __bool__(self) -> bool:
         return self._asked

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
-from job.config import schema
+from job.config import lengths, schema
 from job.config.options import build, knobs, leaves, nearest, replace
 from job.config.schema import Config
 from job.errors import UserError
@@ -29,7 +30,7 @@ WEIGHT_DECAY = dict(sgd=0.0005, adam=0.0, adamw=0.05, muon=0.05)
 class Hardware:
     """What the machine decides of a configuration; the defaults serve where it does not matter which machine.
 
-    `memory` is in GiB, for decoded images.
+    `memory` is in GiB, for decoded images; `window` follows from the cache and the data set.
     """
 
     replicas: int = 1
@@ -38,6 +39,7 @@ class Hardware:
     threads: int = 1
     workers: int = 1
     memory: float = 1.0
+    window: int = 0
 
 
 ANY = Hardware()
@@ -89,6 +91,7 @@ class Schedule(schema.Schedule):
     decay: str
     train_sizes: tuple[int, ...]
     grow_at: tuple[float, ...]
+    window: int
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -218,6 +221,8 @@ def _check(config: Resolved, images: int | None) -> None:
         raise UserError("--xla", "has no deterministic max-pooling", "leave --deterministic out")
     _check_batch(schedule.batch, config.machine.replicas)
     gpus(config.machine.gpus)
+    bytes_of(config.feed.cache_size)
+    lengths.interval(config.run.save_every, "--save-every")
 
 
 def _check_batch(batch: int, replicas: int) -> None:
@@ -246,14 +251,9 @@ def gpus(text: str) -> str | int | tuple[int, ...]:
     )
 
 
-def seconds(text: str) -> float:
-    """Read `--time-budget`: a number with s, m or h; infinity where it is empty."""
-    if not text:
-        return float("inf")
-    try:
-        length = float(text[:-1]) * dict(s=1, m=60, h=3600)[text[-1]]
-    except (KeyError, ValueError):
-        length = 0.0
-    if not 0 < length < float("inf"):
-        raise UserError("--time-budget", f"{text!r} is not a length of time", "give a number with s, m or h, as 90m")
-    return length
+def bytes_of(text: str) -> int:
+    """Read `--cache-size`: a number with a unit, as 20GB."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b\s*", text, re.I)
+    if not match:
+        raise UserError("--cache-size", f"{text!r} is not a size", "give a number with kB, MB, GB or TB, as 20GB")
+    return int(float(match[1]) * (1024 if match[3] else 1000) ** " kmgt".index(match[2].lower() or " "))

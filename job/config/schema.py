@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from job.config import lengths
 from job.config.options import option
 
 MONITORS = ("log_loss", "accuracy", "auc", "brier")
@@ -131,6 +132,10 @@ class Schedule:
     )  # fmt: skip
     patience: int = option(0, "early stopping: epochs without a better --monitor; 0 is off", low=0, result=True)
     monitor: str = option("log_loss", "validation metric that selects the best checkpoint", choices=MONITORS, result=True)
+    window: int | None = option(
+        None, "training shards shuffled together; 0 is all", auto="0; of a bucket's beyond --cache-size, what half of it holds",
+        low=0, result=True,
+    )  # fmt: skip
     seed: int = option(1, "random seed", low=0, high=2**31 - 1, result=True)
     stop_after: int = option(0, "stop after N total epochs; the schedule is unchanged; 0 is off", low=0)
 
@@ -157,11 +162,18 @@ class Work:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Feed:
+class Cache:
+    """What is kept on this machine of what lies elsewhere."""
+
+    cache: str = option("", "cache of shards; by default ~/.cache/twofold, and the run folder for those it prepares", metavar="DIR")
+    cache_size: str = option("20GB", "bound of the cache of what buckets hold", metavar="SIZE")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Feed(Cache):
     """How images reach the device."""
 
     memory: float | None = option(None, "memory for decoded images", unit="GiB", auto="half of the free memory", low=0)
-    cache: str = option("", "cache of prepared shards; by default they go to the run folder", metavar="DIR")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -190,7 +202,10 @@ class Run(Look):
     """Records, checkpoints, and looks before a run."""
 
     log_every: int = option(10, "steps between two records in metrics.jsonl", unit="steps", low=1)
-    save_every: float = option(5.0, "longest time between two checkpoints", unit="minutes", above=0)
+    save_every: str = option(
+        "60s", "interval between checkpoints within an epoch; a bare number is minutes", metavar="60s|10m|500steps|1epoch",
+        parse=lengths.interval,
+    )  # fmt: skip
     show_augment: str = option("", "write a contact sheet of augmented images, and exit", metavar="FILE.png")
 
 
@@ -226,7 +241,7 @@ class Sweep:
     space: str = option("", "search space; by default the one that comes with twofold", metavar="FILE.toml", first=True)
     first_rung: int = option(1, "epochs before trials are first compared (ASHA)", low=1)
     reduction: int = option(3, "promote 1 in N trials; each rung is N times longer (ASHA, Hyperband)", low=2, high=16)
-    time_budget: str = option("", "stop after this time, e.g. 90m or 2h; rerun to resume", metavar="TIME", first=True)
+    time_budget: str = option("", "stop after this time, e.g. 90m or 2h; rerun to resume", metavar="TIME", first=True, parse=lengths.limit)
     concurrent: int | None = option(None, "trials in parallel", auto="as many as cores and GPUs allow (ray), 1 (keras-tuner)", low=1)
     gpus_per_trial: float | None = option(None, "GPUs per trial, or a share of one (ray)", auto="1 if there are GPUs, else 0", low=0)
     cpus_per_trial: int | None = option(None, "cores per trial, which are its --threads", auto="1 (ray), all (keras-tuner)", low=1)
@@ -247,6 +262,7 @@ class PrepareConfig:
     reading: Reading = Reading()
     prepare: Prepare = Prepare()
     run: Look = Look()
+    feed: Cache = Cache()
     work: Work = Work()
     log: Log = Log()
 
@@ -266,6 +282,7 @@ class EvaluateConfig:
     source: Source = Source()
     evaluation: Evaluation = Evaluation()
     reading: Reading = Reading()
+    feed: Cache = Cache()
     work: Work = Work()
     log: Log = Log()
 
@@ -283,6 +300,7 @@ class PredictConfig:
 
     format: Format = Format()
     reading: Reading = Reading()
+    feed: Cache = Cache()
     work: Work = Work()
     log: Log = Log()
 
@@ -292,6 +310,7 @@ class VisualizeConfig:
     """`twofold visualize`."""
 
     output: Output = Output()
+    feed: Cache = Cache()
     log: Log = Log()
 
 
