@@ -194,7 +194,7 @@ def find_data(
     named, was = Path(config.source.data), Path(config.output.out)
     places: list[Location] = [folder / DATA]
     if is_bucket(config.source.data):
-        places = [locate(config.source.data, cache or config.feed, stop or Stop()), folder / DATA]
+        places.append(locate(config.source.data, cache or config.feed, stop or Stop()))
     elif config.source.data and not is_remote(config.source.data):
         places = [named.absolute(), folder / DATA, folder.absolute().parent / named.name]
         if named.is_absolute() and was.is_absolute():
