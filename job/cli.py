@@ -225,6 +225,9 @@ class _Parser(argparse.ArgumentParser):
             raise UserError(self.prog.removeprefix("twofold "), f"{what.upper()} not given", f"see {self.prog} --help")
         raise UserError(where.removeprefix("argument "), what, f"see {self.prog} --help") if what else UserError(self.prog, message, "")
 
+    def _print_message(self, message: str, file: Any = None) -> None:
+        (file or sys.stdout).write(message)  # argparse's own would hide that nobody reads it
+
     def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
         print(end="", flush=True)
         sys.exit(status)
