@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from job.config import effects
 from job.config.options import Request, replace
-from job.config.schema import Config, Prepare, Reading
+from job.config.schema import Config, Prepare, PrepareConfig, Reading
 from job.console import console
 from job.errors import JobError, UserError
 from job.shutdown import Stop
@@ -31,13 +31,18 @@ NO_DATA = """no --data given; any of these will do, and is prepared on the way:
 
 def prepare(request: Request, stop: Stop) -> Manifest | None:
     """Images become shards; None for a dry run, which makes none."""
-    from job.prepare import look, prepare
+    from job.prepare import check, keep, look, prepare
 
-    if request.config.run.dry_run:
-        look(request.positional["source"], request.config, stop)
+    sources, config = request.positional["source"], request.config
+    if config.run.dry_run:
+        look(sources, config, stop)
         return None
-    with _no_empty_folder(Path(request.config.output.out)):
-        return prepare(request.positional["source"], request.config, stop)
+    check(sources, config)
+    with _opened(config, stop) as where, _no_empty_folder(where.path):
+        made = prepare(sources, config, stop, where=where)
+    if where.mirror is not None:
+        keep(made, where, config.feed)
+    return made
 
 
 def train(request: Request, stop: Stop) -> Summary:
@@ -104,29 +109,34 @@ def sweep(request: Request, stop: Stop) -> list[dict[str, Any]]:
 def evaluate(request: Request, stop: Stop) -> dict[str, Any]:
     """The figures of a run."""
     from job.evaluate import evaluate
+    from job.inference.export import NAME as MODEL
 
-    return evaluate(Path(request.positional["run"]), request.config, stop)
+    with _read(request, stop, MODEL) as run:
+        return evaluate(run, request.config, stop, request.positional["run"])
 
 
 def predict(request: Request, stop: Stop) -> Iterator[str]:
     """The lines to print, as the images are read."""
     from job.predict import predict
 
-    return predict(Path(request.positional["run"]), request.positional["path"], request.config, stop)
+    with _read(request, stop) as run:
+        yield from predict(run, request.positional["path"], request.config, stop)
 
 
 def predict_rows(request: Request, stop: Stop) -> list[dict[str, Any]]:
     """The rows behind those lines."""
     from job.predict import rows
 
-    return [*rows(Path(request.positional["run"]), request.positional["path"], request.config, stop)]
+    with _read(request, stop) as run:
+        return [*rows(run, request.positional["path"], request.config, stop)]
 
 
 def visualize(request: Request, stop: Stop) -> None:
     """How the network sees an image."""
     from job.visualize import visualize
 
-    visualize(Path(request.positional["run"]), request.positional["image"], request.config.output.out)
+    with _read(request, stop) as run:
+        visualize(run, request.positional["image"], request.config.output.out)
 
 
 def smoke(request: Request, stop: Stop) -> None:
@@ -136,12 +146,19 @@ def smoke(request: Request, stop: Stop) -> None:
     smoke(stop)
 
 
-def _opened(config: Config, stop: Stop) -> AbstractContextManager[Place]:
+def _opened(config: Config | PrepareConfig, stop: Stop) -> AbstractContextManager[Place]:
     """The folder that a command writes in."""
     from job.runs import place
     from job.storage.cache import default_folder
 
     return place.opened(config.output.out, default_folder(config.feed.cache), stop, GRACE)
+
+
+def _read(request: Request, stop: Stop, *more: str) -> AbstractContextManager[Path]:
+    """The run that a command reads."""
+    from job.runs import reading
+
+    return reading.opened(request.positional["run"], request.config.feed, stop, more)
 
 
 def _resumed(request: Request, folder: Path) -> Config:

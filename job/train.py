@@ -26,7 +26,7 @@ from job.data.location import Location, auto_window, locate
 from job.data.remote_shards import RemoteShards
 from job.data.sources import is_remote
 from job.data.sources.address import canonical, identity
-from job.errors import UserError
+from job.errors import JobError, UserError
 from job.machine import devices, memory
 from job.machine.devices import Devices
 from job.models.network import activation_bytes
@@ -115,16 +115,19 @@ def _train(config: Config, on_epoch: Callable[[Epoch], Any] | None, given: Colle
         started = time.monotonic()
         latest = checkpoints.newest(folder / records.CHECKPOINTS)
         if latest is None:
+            resume.require_nothing_saved(folder, before)
             manifest.verify(data, train_split.shards + validation_split.shards)
         stop.check()  # what has not begun needs no saving
         with closing(build(resolved, chosen, folder, data, shards, stop)) as run:
             state = restore(run, latest)
             _write_setup(folder, config, resolved, chosen)  # what is refused changes nothing
             reporter.announce(run, latest)
-            with closing(RunLog(folder, state.step, state.epoch)) as log:
+            fence = checkpoints.next_fence(folder / records.CHECKPOINTS) if where.fence is None else where.fence
+            saver = Saver(run, state, fence, None if latest is None else latest.name)
+            with closing(RunLog(folder, state.step, state.epoch)) as log, closing(saver):
                 if latest is not None:
                     log.draw()  # a kill may have come before this was done
-                return _go(Loop(run, state, log, Saver(run, state), stop, started), on_epoch)
+                return _go(Loop(run, state, log, saver, stop, started), on_epoch)
 
 
 def _go(loop: Loop, on_epoch: Callable[[Epoch], Any] | None) -> Summary:
@@ -134,6 +137,8 @@ def _go(loop: Loop, on_epoch: Callable[[Epoch], Any] | None) -> Summary:
     try:
         with _memory_guard(run):
             status = loop.go(on_epoch)
+        saver.wait()
+        saver.tell()
         if status == "done":
             export_best(run, state)
         summary = saver.summarise(state, status)
@@ -141,7 +146,8 @@ def _go(loop: Loop, on_epoch: Callable[[Epoch], Any] | None) -> Summary:
             console.log(f"validation accuracy {summary.accuracy:.4f} at step {summary.best_step:,}; model and curves in {run.folder}")
         return summary
     except BaseException as error:
-        with suppress(OSError):  # the first fault is the one to tell
+        saver.close()
+        with suppress(OSError, JobError):  # the first fault is the one to tell
             saver.summarise(saver.saved, "interrupted" if isinstance(error, KeyboardInterrupt) else "failed")
         raise
 

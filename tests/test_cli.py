@@ -161,8 +161,8 @@ def test_a_full_disk_leaves_with_69_and_the_old_checkpoint(mounted: Path, shards
     done = _twofold("prepare", drawn, "--out", mounted / "set", "--side", "40")
     assert done.returncode == 0, done.stderr
     filler = mounted / "filler"
-    filler.write_bytes(b"0" * (1 << 20) if False else b"0" * 300_000)
-    done = _twofold("train", "--data", shards, "--out", mounted / "run", "--epochs=9", "--save-every=0.00001", *QUICK[:3], *QUICK[4:])
+    filler.write_bytes(b"0" * 300_000)
+    done = _twofold("train", "--data", shards, "--out", mounted / "run", "--epochs=9", "--save-every=1steps", *QUICK[:3], *QUICK[4:])
     assert done.returncode == 69, done.stdout + done.stderr
     assert "the disk is full; free some space and rerun to resume" in done.stderr
     assert len(done.stderr.splitlines()) == 1

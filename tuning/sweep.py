@@ -6,6 +6,7 @@ else is here: what is checked before anything starts, the sweep's state, the sta
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Callable, Collection, Iterator
@@ -13,8 +14,9 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+from job.config import lengths
 from job.config.options import build, knobs, leaves, replace
-from job.config.resolve import resolve, seconds
+from job.config.resolve import resolve
 from job.config.schema import Config, SweepConfig
 from job.console import console, counted, duration
 from job.data import manifest
@@ -44,7 +46,7 @@ def check(config: SweepConfig, fixed: Collection[str] = ()) -> None:
     """
     base = _base(config)
     _search(config)
-    seconds(config.sweep.time_budget)
+    _budget(config)
     _require_engine(config.sweep.engine)
     space.read(_space_file(config), base, MANY, fixed)
 
@@ -73,7 +75,7 @@ def sweep(config: SweepConfig, fixed: Collection[str] = (), stop: Stop | None = 
     shards.split("validation", data)
     searched = space.read(_space_file(config), base, images, fixed)
     search = _search(config)
-    budget = seconds(config.sweep.time_budget)
+    budget = _budget(config)
     out = Path(base.output.out) if where is None else where.path.absolute()
     bucket: dict[str, Any] = dict(address=where.address, fence=where.fence) if where is not None and where.mirror is not None else {}
     local.make_folder(out)
@@ -148,6 +150,11 @@ def _search(config: SweepConfig) -> str:
     return search
 
 
+def _budget(config: SweepConfig) -> float:
+    """Seconds; infinity where there is no limit."""
+    return lengths.limit(config.sweep.time_budget, "--time-budget")
+
+
 def _require_engine(engine: str) -> None:
     from importlib.util import find_spec
 
@@ -215,8 +222,8 @@ def _announce(plan: Plan, state: SweepState, config: SweepConfig, shards: manife
     )
     share = f"{counted(plan.cpus, 'core')}" + (f" and {plan.gpus:g} GPU" if plan.gpus else "")
     console.log(f"searching {', '.join(d.name for d in plan.space.dimensions)}; {counted(plan.concurrent, 'trial')} at once, {share} each")
-    if config.sweep.time_budget:
-        console.log(f"stopping after {duration(seconds(config.sweep.time_budget))}; rerun the same command to resume")
+    if _budget(config) < math.inf:
+        console.log(f"stopping after {duration(_budget(config))}; rerun the same command to resume")
     if state.trials:
         console.log(f"resuming: {len(state.ended)} trials already ended, {len(state.unfinished)} interrupted")
 

@@ -136,9 +136,8 @@ def inherit(parent: Path, child: Path) -> None:
     newest = checkpoints.newest(parent / records.CHECKPOINTS)
     if newest is None:
         return
-    wanted = (newest.state.step, newest.state.best_step)
-    for step in (step for step in checkpoints.steps(parent / records.CHECKPOINTS) if step in wanted):
-        source = checkpoints.path(parent / records.CHECKPOINTS, step)
-        shutil.copytree(source, checkpoints.path(child / records.CHECKPOINTS, step))
+    best = checkpoints.of_step(parent / records.CHECKPOINTS, newest.state.best_step)
+    for name in {newest.name, best} - {None}:
+        shutil.copytree(parent / records.CHECKPOINTS / str(name), child / records.CHECKPOINTS / str(name))
     shutil.copy2(parent / records.METRICS, child / records.METRICS)
     shutil.copy2(parent / records.CONFIG, child / records.CONFIG)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from job.config import lengths
 from job.config.options import option
 
 MONITORS = ("log_loss", "accuracy", "auc", "brier")
@@ -201,7 +202,10 @@ class Run(Look):
     """Records, checkpoints, and looks before a run."""
 
     log_every: int = option(10, "steps between two records in metrics.jsonl", unit="steps", low=1)
-    save_every: float = option(5.0, "longest time between two checkpoints", unit="minutes", above=0)
+    save_every: str = option(
+        "60s", "interval between checkpoints within an epoch; a bare number is minutes", metavar="60s|10m|500steps|1epoch",
+        parse=lengths.interval,
+    )  # fmt: skip
     show_augment: str = option("", "write a contact sheet of augmented images, and exit", metavar="FILE.png")
 
 
@@ -237,7 +241,7 @@ class Sweep:
     space: str = option("", "search space; by default the one that comes with twofold", metavar="FILE.toml", first=True)
     first_rung: int = option(1, "epochs before trials are first compared (ASHA)", low=1)
     reduction: int = option(3, "promote 1 in N trials; each rung is N times longer (ASHA, Hyperband)", low=2, high=16)
-    time_budget: str = option("", "stop after this time, e.g. 90m or 2h; rerun to resume", metavar="TIME", first=True)
+    time_budget: str = option("", "stop after this time, e.g. 90m or 2h; rerun to resume", metavar="TIME", first=True, parse=lengths.limit)
     concurrent: int | None = option(None, "trials in parallel", auto="as many as cores and GPUs allow (ray), 1 (keras-tuner)", low=1)
     gpus_per_trial: float | None = option(None, "GPUs per trial, or a share of one (ray)", auto="1 if there are GPUs, else 0", low=0)
     cpus_per_trial: int | None = option(None, "cores per trial, which are its --threads", auto="1 (ray), all (keras-tuner)", low=1)

@@ -119,8 +119,9 @@ def write(folder: Path, name: str, records: Iterable[Record]) -> Shard:
         name: file name without its ending.
     """
     path, index_path = folder / f"{name}.tfrecord", folder / f"{name}.index.npy"
+    written, index_written = (part.with_name(f".{part.name}.tmp") for part in (path, index_path))  # a mirror sends what has its name
     places, at = [], 0
-    with path.open("wb") as file:
+    with written.open("wb") as file:
         for record in records:
             data = serialize(record)
             length = struct.pack("<Q", len(data))
@@ -129,10 +130,12 @@ def write(folder: Path, name: str, records: Iterable[Record]) -> Shard:
             at += framed_size(len(data))
         file.flush()
         local.sync(file.fileno())
-    with index_path.open("wb") as index:
+    with index_written.open("wb") as index:
         np.save(index, np.array(places, np.int64).reshape(-1, 2))
         index.flush()
         local.sync(index.fileno())
+    local.rename(index_written, index_path)
+    local.rename(written, path)
     return Shard(path.name, len(places), at, local.sha256_of(path), index_path.name)
 
 

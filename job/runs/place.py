@@ -33,7 +33,7 @@ MARGIN = 0.5  # seconds of the grace that are kept to say what could not be sent
 PATIENCE = 20.0  # seconds that a call of the mirror is tried again: its next pass begins where this one failed
 FETCHES = 8  # at once
 
-_CHECKPOINT = re.compile(r"((?:.*/)?checkpoints/step-\d+(?:-(\d+))?)/[^/]+")
+CHECKPOINT = re.compile(r"((?:.*/)?checkpoints/step-\d+(?:-(\d+))?)/[^/]+")
 _NOT_FETCHED = re.compile(r"(?:.*/)?(?:data|tensorboard|report)/.*|.*\.(?:png|keras|tfrecord|npy)|lease\.json")
 
 
@@ -104,7 +104,7 @@ def _take(bucket: Retrying, copy: Path, sent: Sent, stop: Stop, life: float) -> 
         listing = {found.name: found for found in bucket.list() if not any(part.startswith(".") for part in found.name.split("/"))}
         mine = before is not None and before.token == sent.token
         names = {*listing, *(_names(copy) if mine else ())}
-        there = {match[1]: int(match[2] or 0) for name in names if (match := _CHECKPOINT.fullmatch(name))}
+        there = {match[1]: int(match[2] or 0) for name in names if (match := CHECKPOINT.fullmatch(name))}
         kept = tuple(sorted(name for name, fence in there.items() if before is None or counts(before, name, fence)))
         if before is not None and before.newest and not kept:
             what = f"its lease says that {before.newest} was written, and no checkpoint is listed"
@@ -141,7 +141,7 @@ def _fetch(bucket: Bucket, copy: Path, sent: Sent, listing: dict[str, Stat], doc
     """
     kept, wanted = set[str](), list[Stat]()
     for name, found in listing.items():
-        path, match = copy / name, _CHECKPOINT.fullmatch(name)
+        path, match = copy / name, CHECKPOINT.fullmatch(name)
         mark = sent.mark(name)
         if match and not counts(document, match[1], int(match[2] or 0)):
             continue

@@ -8,6 +8,7 @@ import os
 import platform
 import subprocess
 import time
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from dataclasses import fields as dataclass_fields
 from importlib import metadata
@@ -26,7 +27,7 @@ from job.errors import UserError
 from job.machine.devices import Devices, cores
 from job.metrics import Metrics
 from job.shutdown import Stop
-from job.storage import local, lock
+from job.storage import lease, local, lock
 from job.storage.opening import is_bucket
 
 CONFIG, METRICS, SUMMARY, LOG = "config.toml", "metrics.jsonl", "summary.json", "log.txt"
@@ -166,8 +167,13 @@ def standing(folder: Path, summary: Summary) -> str:
     """How a run stands, in words: whether it is done, runs now, or was cut off without a chance to say so."""
     if summary.status != "running":
         return summary.status
+    saved = f"last saved {duration(time.time() - summary.updated)} ago"
     if is_running(folder):
-        return f"running, last saved {duration(time.time() - summary.updated)} ago"
+        return f"running, {saved}"
+    if (folder / lease.NAME).exists():  # fetched from a bucket: its process may be anywhere
+        with suppress(ValueError):
+            if not lease.Document.read((folder / lease.NAME).read_bytes()).released:
+                return f"running or cut off: {saved} by {summary.process}"
     return f"cut off: process {summary.process} is gone; rerun its twofold train to resume"
 
 

@@ -55,10 +55,13 @@ class Loop:
                     return "stopped"
                 if state.step == self.run.epoch_end(state.epoch + 1):
                     epoch = self._end_epoch()
-                    wanted = bool(on_epoch and on_epoch(epoch))
+                    if on_epoch is not None:
+                        self.saver.wait()  # whoever hears of an epoch may rely on its checkpoint
+                        wanted = bool(on_epoch(epoch))
                     continue
                 self._take_step(next(batches), bar)
-                if self.stop or self.saver.due:
+                self.saver.check()
+                if self.stop or (state.step != self.run.epoch_end(state.epoch + 1) and self.saver.due(state.step)):
                     self._settle()
                     self.saver.save(state)
                 if self.stop:
@@ -114,8 +117,9 @@ class Loop:
         self._overflows = 0 if finite else self._overflows + 1
         allowed = OVERFLOWS if self.run.config.machine.precision == "float16" else 0
         if self._overflows > allowed:
-            kept = checkpoints.steps(self.saver.folder)
-            where = f"the checkpoint of step {kept[0]:,} is kept" if kept else "there is no checkpoint yet"
+            self.saver.wait()
+            kept = checkpoints.names(self.saver.folder)
+            where = f"the checkpoint of step {kept[0].step:,} is kept" if kept else "there is no checkpoint yet"
             raise UserError(
                 f"step {step + 1:,}", f"the loss or its gradient is not finite (loss {loss}); {where}",
                 "lower --lr, raise --warmup, or set --clip 1, in a new --out",
