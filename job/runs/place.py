@@ -92,6 +92,7 @@ def opened(text: str, cache: Path, stop: Stop, grace: float, life: float = lease
                 _finish(mirror, stop, grace)
             raise
         _finish(mirror, stop, grace)
+        console.log(f"{bucket.address}: {bucket.counts.summary()}")
 
 
 def _take(bucket: Retrying, copy: Path, sent: Sent, stop: Stop, life: float) -> Mirror:
