@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import json
 import re
 import shutil
 from collections.abc import Callable
@@ -15,6 +16,7 @@ import pytest
 import yaml
 
 from job.config.options import leaves
+from job.storage import s3
 from tests.manifests import IDENTITY, RULES, SPOT, VERSIONS, Document, Finding, Job, check, read, render, schema_errors
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -391,6 +393,20 @@ def test_all_that_a_schema_refuses_is_listed() -> None:
 
 
 # ---- the page
+
+
+def test_the_page_asks_of_aws_what_the_program_needs_and_no_more() -> None:
+    policy = json.loads(re.findall(r"--policy-document '(.*?)'", PAGE.read_text(), re.DOTALL)[0])
+    actions: dict[str, list[str]] = {}
+    for statement in policy["Statement"]:
+        assert statement["Effect"] == "Allow"
+        given = statement["Action"]
+        actions.setdefault(statement["Resource"], []).extend([given] if isinstance(given, str) else given)
+    assert actions == {
+        "arn:aws:s3:::my-bucket": ["s3:ListBucket"],
+        "arn:aws:s3:::my-bucket/*": ["s3:GetObject", "s3:PutObject", "s3:DeleteObject"],
+    }
+    assert {action for some in actions.values() for action in some} == set(s3._PERMISSIONS.values())
 
 
 def test_what_the_page_shows_is_valid_and_exists() -> None:

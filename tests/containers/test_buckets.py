@@ -21,7 +21,7 @@ import pytest
 from botocore.exceptions import BotoCoreError, ClientError
 
 from job.storage.opening import open_bucket
-from tests.containers.podman import IMAGE, Container, podman
+from tests.containers.podman import IMAGE, Container, podman, started
 from tests.containers.pods import PHOTOGRAPHS, SMALL, configuration, grace, overlay, own_volumes, played
 from tests.stores.fixtures import Store, gcs_place, s3_place
 from tests.stores.seaweed import WRITER, s3_client
@@ -142,5 +142,16 @@ def test_a_pod_is_stopped_and_another_goes_on_from_the_bucket(cloud: Cloud, orig
         assert f"of {run}" in out, "it fetched the run"
         assert json.loads(open_bucket(run).read("summary.json"))["status"] == "done"
         assert "model.keras" in _names(run)
+        _evaluate(cloud, run)
     finally:
         podman("volume", "rm", "--force", *volumes)
+
+
+def _evaluate(cloud: Cloud, run: str) -> None:
+    """The run in the bucket, in a container where nothing can be written but the image's own cache."""
+    variables = [f"--env={name}={value}" for name, value in cloud.store.environment.items()]
+    confined = ["--read-only", "--read-only-tmpfs=false", "--tmpfs=/tmp", "--tmpfs=/twofold/cache:mode=1777", "--cap-drop=ALL"]
+    with started("evaluate", run, "--json", options=[*confined, f"--network={cloud.network}", *variables]) as container:
+        assert container.ends() == 0, container.said()
+        out, _ = container.said()
+    assert json.loads(out)["images"] > 0
