@@ -93,6 +93,7 @@ def opened(text: str, cache: Path, stop: Stop, grace: float, life: float | None 
                 _finish(mirror, stop, grace)
             raise
         _finish(mirror, stop, grace)
+        console.log(f"{bucket.address}: {bucket.counts.summary()}")
 
 
 def _tell(counts: Counts) -> None:
