@@ -22,13 +22,14 @@ from job.drill.comparison import Compared, compare, fetched
 from job.drill.kills import Kill
 from job.drill.run import Run, Start
 from job.errors import DONE, INTERRUPTED, MACHINE, USER, MachineError, ProofError, UserError
+from job.feeds.order import epoch_end
 from job.prepare import prepare
 from job.shutdown import Stop
 from job.smoke import draw
 from job.storage import local
 from job.storage.opening import canonical, is_bucket, open_bucket
 
-IMAGES, SIDE = 400, 32  # of each class, px
+IMAGES, SIDE = 800, 32  # of each class, px
 BATCH = 16
 STEPS, STEPS_PER_KILL = 300, 60  # steps of some milliseconds; a store takes a checkpoint every second or two
 # All that has a state is on: momentum, averages, batch statistics; and all that draws: augmentation, MixUp, dropout.
@@ -62,7 +63,7 @@ def drill(config: DrillConfig, stop: Stop) -> None:
         base = out or str(work)
         data, images = _data(config, work, stop)
         epochs = max(2, math.ceil((STEPS + STEPS_PER_KILL * config.drill.kills) * BATCH / images))
-        steps = math.ceil(epochs * images / BATCH)
+        steps = epoch_end(epochs, BATCH, images)
         console.log(
             f"drill: a job of {steps:,} steps runs undisturbed, then again in another folder, killed "
             f"{counted(config.drill.kills, 'time')} and started anew; each start takes some 10 s or more; in {base}"
@@ -179,8 +180,14 @@ def _life(start: Start, hit: Kill | None, code: int, step: int) -> Life:
 
 
 def _tell(found: Compared, lives: list[Life], asked: int, seconds: float, calm: float) -> None:
-    """The verdict, where all is equal."""
+    """The verdict, where all is equal.
+
+    Raises:
+        ProofError: nothing was killed, so nothing is proven.
+    """
     killed = sum(life.killed for life in lives)
+    if not killed:
+        raise ProofError("drill", "the job was done before it was killed once", "")
     if killed < asked:
         console.log(f"note: the job was done after {counted(killed, 'kill')}, before the other {asked - killed:,}")
     console.log(

@@ -89,12 +89,11 @@ def _summary(folder: Path) -> dict[str, Any]:
 
 
 def _weights(model: Path) -> dict[str, Any]:
-    """The arrays of an exported model, by their places in it, and its configuration."""
+    """The arrays of an exported model, by their places in it. Its configuration holds addresses of Keras's memory."""
     import h5py
 
     found: dict[str, Any] = {}
     with zipfile.ZipFile(model) as file, h5py.File(io.BytesIO(file.read("model.weights.h5"))) as weights:
-        found["config.json"] = np.frombuffer(file.read("config.json"), np.uint8)
         weights.visititems(lambda name, item: found.update({name: item[()]}) if isinstance(item, h5py.Dataset) else None)
     return found
 

@@ -99,10 +99,10 @@ class Run:
 def saved(folder: Path) -> set[str]:
     """The checkpoints in a run folder that are complete."""
     try:
-        places = [place for place in os.scandir(folder / records.CHECKPOINTS) if place.name.startswith("step-")]
+        names = os.listdir(folder / records.CHECKPOINTS)
     except FileNotFoundError:
         return set()
-    return {place.name for place in places if os.path.exists(f"{place.path}/{DOCUMENT}")}
+    return {name for name in names if name.startswith("step-") and (folder / records.CHECKPOINTS / name / DOCUMENT).exists()}
 
 
 @dataclass
@@ -177,7 +177,7 @@ class Start:
     def saving(self) -> bool:
         """Whether a checkpoint is being written."""
         try:
-            return any(place.name.endswith(".tmp") for place in os.scandir(self.run.folder / records.CHECKPOINTS))
+            return any(name.endswith(".tmp") for name in os.listdir(self.run.folder / records.CHECKPOINTS))
         except FileNotFoundError:
             return False
 
