@@ -149,14 +149,14 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("fake")
 def test_a_job_that_resumes_exactly_passes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    drill(tmp_path / "out", kills=6)
+    drill(tmp_path / "out", kills=5)
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith("drill: a job of 300 steps runs undisturbed, then again in another folder, killed 6 times and started anew")
+    assert lines[0].startswith("drill: a job of 300 steps runs undisturbed, then again in another folder, killed 5 times and started anew")
     starts = [line for line in lines if line.startswith("drill: start ")]
-    assert len(starts) == 7
-    assert sum("SIGKILL" in line for line in starts) == sum("SIGTERM" in line for line in starts) == 3
+    assert len(starts) == 6
+    assert Counter(word for line in starts for word in ("SIGKILL", "SIGTERM") if word in line) == {"SIGKILL": 3, "SIGTERM": 2}
     assert starts[-1].endswith("to the end, step 300")
-    assert any(line.startswith("drill: equal to the last bit after 6 kills: 1 array of the last checkpoint") for line in lines)
+    assert any(line.startswith("drill: equal to the last bit after 5 kills: 1 array of the last checkpoint") for line in lines)
     twice = sum(int(line.split("cost: ")[1].split(" ")[0]) for line in lines if "cost: " in line)
     assert 0 < twice < 300
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"undisturbed", "killed"}
@@ -174,7 +174,7 @@ def test_a_job_that_resumes_exactly_passes(tmp_path: Path, capsys: pytest.Captur
 )
 def test_a_job_that_does_not_is_found_out(fault: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DRILLED", fault)
-    found = [Kill(signal.SIGKILL, kills.BETWEEN, 55, 0.0, False), Kill(signal.SIGTERM, kills.BETWEEN, 160, 0.0, False)]
+    found = [Kill(signal.SIGKILL, kills.BETWEEN, 51, 0.0, False), Kill(signal.SIGTERM, kills.BETWEEN, 161, 0.0, False)]
     monkeypatch.setattr(command.kills, "plan", lambda *_: found)
     with pytest.raises(ProofError, match=words):
         drill(tmp_path / "out", kills=2)
@@ -214,6 +214,7 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(command, "STEPS_PER_KILL", 10)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("short")
 def test_a_run_on_a_disk_is_killed_and_loses_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     drill(kills=2)

@@ -18,12 +18,12 @@ from typing import Any
 import numpy as np
 
 from job.errors import ProofError
-from job.inference.export import NAME as MODEL
 from job.runs import checkpoints, records
 from job.runs.checkpoints import Checkpoint
 from job.shutdown import Stop
 from job.storage.opening import is_bucket, open_bucket
 
+MODEL = "model.keras"  # as `job/inference/export.py` names it, which loads Keras
 _TIMES = ("time", "seconds", "images_per_second")  # of a record, and of a summary
 _OF_THE_PROCESS = ("updated", "process")  # in a summary
 _CLOCKS = ("seconds", "epoch_began")  # in a checkpoint's state

@@ -79,15 +79,16 @@ def reach(start: Start, kill: Kill) -> bool:
     if kill.point == SAVE:
         return start.until(lambda: start.saving) and start.lasts(lasts)
     if kill.point == UPLOAD:
-        return start.until(lambda: bool(saved(start.run.folder) - before)) and start.lasts(lasts)
+        return start.until(lambda: not saved(start.run.folder) <= before) and start.lasts(lasts)
     if kill.point == SWEEP:
         return start.until(lambda: _sweeping(start.run, before), 0.0) and start.lasts(lasts)
     return start.lasts(lasts)
 
 
-def _sweeping(run: Run, before: set[str]) -> bool:
-    """Whether one of the checkpoints that there were is being deleted, or has been."""
-    return any(_files(run.folder / records.CHECKPOINTS / name) < 2 for name in before)
+def _sweeping(run: Run, seen: set[str]) -> bool:
+    """Whether one of the checkpoints that were seen is being deleted, or has been."""
+    seen |= saved(run.folder)
+    return any(_files(run.folder / records.CHECKPOINTS / name) < 2 for name in seen)
 
 
 def _files(folder: Path) -> int:
