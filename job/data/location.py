@@ -18,6 +18,7 @@ from job.storage.opening import is_bucket, open_bucket
 Location = Path | RemoteShards
 
 SHARDS = "shards"  # in the cache
+PLACE = 16  # bytes of the index for each record
 IN_USE = 0.45  # share of the cache that a window may take: the next one arrives beside it
 
 
@@ -55,7 +56,7 @@ def auto_window(location: Location, manifest: Manifest) -> int:
     if isinstance(location, Path):
         return 0
     train, validation = (sum(shard.bytes for shard in manifest.split(name, location).shards) for name in ("train", "validation"))
-    index = 16 * sum(split.records for split in manifest.splits.values())
+    index = PLACE * sum(split.records for split in manifest.splits.values())
     bound = location.cache.size - index
     if train + validation <= bound:
         return 0

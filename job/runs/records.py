@@ -193,18 +193,21 @@ def find_data(
     """
     named, was = Path(config.source.data), Path(config.output.out)
     places: list[Location] = [folder / DATA]
+    default = places[0]
     if is_bucket(config.source.data):
-        places = [locate(config.source.data, cache or config.feed, stop or Stop()), folder / DATA]
+        places.append(locate(config.source.data, cache or config.feed, stop or Stop()))
+        default = places[-1]
     elif config.source.data and not is_remote(config.source.data):
         places = [named.absolute(), folder / DATA, folder.absolute().parent / named.name]
         if named.is_absolute() and was.is_absolute():
             places.insert(2, Path(os.path.normpath(folder.absolute() / os.path.relpath(named, was))))
+        default = places[0]
     if is_bucket(config.output.out):
         places.append(locate(f"{config.output.out}/{DATA}", cache or config.feed, stop or Stop()))
     there = [place for place in dict.fromkeys(places) if manifest.exists(place)]
     if not fingerprint:
-        return there[0] if there else places[0]
-    return next((place for place in there if manifest.read(place).fingerprint == fingerprint), there[0] if there else places[0])
+        return there[0] if there else default
+    return next((place for place in there if manifest.read(place).fingerprint == fingerprint), there[0] if there else default)
 
 
 def write_environment(folder: Path, config: Resolved, devices: Devices) -> None:
