@@ -83,7 +83,7 @@ def opened(text: str, cache: Path, stop: Stop, grace: float, life: float | None 
         with addresses.standing_for(str(copy), bucket.address):
             probe(bucket)
             mirror = _take(bucket, copy, Sent(home / "sent.json"), stop, life or lease.LIFE)
-        held.callback(_tell, bucket.counts)
+        held.callback(_tell, bucket.address, bucket.counts)
         mirror.start(stop.set)
         try:
             with addresses.standing_for(str(copy), bucket.address):
@@ -93,12 +93,11 @@ def opened(text: str, cache: Path, stop: Stop, grace: float, life: float | None 
                 _finish(mirror, stop, grace)
             raise
         _finish(mirror, stop, grace)
-        console.log(f"{bucket.address}: {bucket.counts.summary()}")
 
 
-def _tell(counts: Counts) -> None:
-    """Log what a folder in a bucket has cost."""
-    console.log(f"the bucket: {counts.summary()}", requests=counts.requests, sent=counts.sent, received=counts.received)
+def _tell(address: str, counts: Counts) -> None:
+    """Log what a folder in a bucket has cost, however it came to its end."""
+    console.log(f"{address}: {counts.summary()}", requests=counts.requests, sent=counts.sent, received=counts.received)
 
 
 def _take(bucket: Retrying, copy: Path, sent: Sent, stop: Stop, life: float) -> Mirror:
