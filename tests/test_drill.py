@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import shutil
 import signal
+import tempfile
+import threading
+import time
 import zipfile
 from collections import Counter
 from collections.abc import Callable
@@ -21,7 +25,7 @@ from job.drill import command, kills
 from job.drill import run as runs
 from job.drill.comparison import compare
 from job.drill.kills import Kill, plan
-from job.errors import MachineError, ProofError, UserError
+from job.errors import Interrupted, MachineError, ProofError, UserError
 from job.runs import checkpoints, records
 from job.shutdown import Stop
 from job.storage.opening import open_bucket
@@ -138,7 +142,9 @@ def test_another_summary_is_found(pair: tuple[Path, Path]) -> None:
 
 
 @pytest.fixture
-def fake(monkeypatch: pytest.MonkeyPatch) -> None:
+def fake(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
     monkeypatch.setattr(runs, "PROGRAM", FAKE)
     monkeypatch.setattr(runs, "PATIENCE", 2.0)
     monkeypatch.setattr(command, "IMAGES", 30)
@@ -160,6 +166,7 @@ def test_a_job_that_resumes_exactly_passes(tmp_path: Path, capsys: pytest.Captur
     twice = sum(int(line.split("cost: ")[1].split(" ")[0]) for line in lines if "cost: " in line)
     assert 0 < twice < 300
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"undisturbed", "killed"}
+    assert list((tmp_path / "temporary").iterdir()) == []
 
 
 @pytest.mark.usefixtures("fake")
@@ -178,6 +185,8 @@ def test_a_job_that_does_not_is_found_out(fault: str, words: str, tmp_path: Path
     monkeypatch.setattr(command.kills, "plan", lambda *_: found)
     with pytest.raises(ProofError, match=words):
         drill(tmp_path / "out", kills=2)
+    (kept,) = (tmp_path / "temporary").iterdir()
+    assert len(list((kept / "killed-starts").glob("start-*.txt"))) >= 2, "the logs are kept"
 
 
 @pytest.mark.usefixtures("fake")
@@ -192,6 +201,26 @@ def test_what_the_undisturbed_run_ends_with_is_what_the_drill_ends_with(tmp_path
     monkeypatch.setattr(runs, "PROGRAM", "import sys; print('twofold: disk: is full; free some', file=sys.stderr); sys.exit(69)")
     with pytest.raises(MachineError, match="drill: the undisturbed run ended with 69: disk: is full; free some"):
         drill(tmp_path / "out")
+
+
+@pytest.mark.usefixtures("fake")
+def test_a_stop_ends_the_process_under_way_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    stop, pids = Stop(), []
+
+    def watch() -> None:
+        while not (tmp_path / "out" / "killed" / records.METRICS).exists():
+            time.sleep(0.01)
+        pids.append(int((tmp_path / "out" / "killed" / ".lock").read_text().split()[1]))
+        stop.set()
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    with pytest.raises(Interrupted):
+        command.drill(build(DrillConfig, dict(out=str(tmp_path / "out"), kills=5)), stop)
+    watcher.join()
+    with pytest.raises(ProcessLookupError):
+        os.kill(pids[0], 0)
+    assert list((tmp_path / "temporary").iterdir()) == []
 
 
 def test_a_folder_that_holds_anything_is_refused(tmp_path: Path, gcs_store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

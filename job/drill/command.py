@@ -7,7 +7,7 @@ import signal
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -110,7 +110,7 @@ def _data(config: DrillConfig, work: Path, stop: Stop) -> tuple[str, int]:
     source, caches = config.source.data, build(PrepareConfig, dict(cache=str(work / "cache"))).feed
     place = locate(source or str(work / "shards"), caches, stop)
     if not manifest.exists(place):
-        with console.silenced():
+        with nullcontext() if source else console.silenced():
             if not source:
                 draw(work / "images", IMAGES, SIDE)
             prepare([source or str(work / "images")], build(PrepareConfig, dict(out=str(work / "shards"), side=SIDE)), stop)
