@@ -146,6 +146,13 @@ def smoke(request: Request, stop: Stop) -> None:
     smoke(stop)
 
 
+def drill(request: Request, stop: Stop) -> None:
+    """A job that is killed again and again, beside one that is left alone."""
+    from job.drill.command import drill
+
+    drill(request.config, stop)
+
+
 def _opened(config: Config | PrepareConfig, stop: Stop) -> AbstractContextManager[Place]:
     """The folder that a command writes in."""
     from job.runs import place

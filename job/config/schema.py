@@ -141,14 +141,20 @@ class Schedule:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Machine:
-    """The devices and how they are used."""
+class Devices:
+    """The devices."""
 
     gpus: str = option("auto", "GPUs to use", metavar="auto|all|none|N|id:0,1", first=True)
     replicas: int | None = option(None, "replicas that share each batch", auto="one per GPU, 1 on a CPU", low=1, result=True)
     precision: str | None = option(
         None, "training precision", auto="by the device, logged with its reason", choices=("float32", "bfloat16", "float16"), result=True
     )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Machine(Devices):
+    """The devices and how they are used."""
+
     xla: bool = option(False, "compile with XLA", result=True)
     deterministic: bool | None = option(None, "bit-identical results", auto="on for a CPU, off for GPUs and --xla", result=True)
     threads: int | None = option(None, "TensorFlow threads", auto="the cores available to this process", low=1, result=True)
@@ -318,4 +324,23 @@ class VisualizeConfig:
 class SmokeConfig:
     """`twofold smoke`."""
 
+    log: Log = Log()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Drill:
+    """The kills."""
+
+    kills: int = option(5, "how often the job is killed and started again", low=1, high=1000)
+    kill_seed: int = option(1, "seed of the points at which it is killed", low=0)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DrillConfig:
+    """`twofold drill`."""
+
+    source: Source = Source()
+    output: Output = Output()
+    drill: Drill = Drill()
+    machine: Devices = Devices()
     log: Log = Log()

@@ -25,7 +25,7 @@ from job.storage.lease import Document
 from job.storage.mirror import COMMIT, Mirror
 from job.storage.opening import is_bucket, open_bucket
 from job.storage.probe import probe
-from job.storage.retrying import Retrying
+from job.storage.retrying import Counts, Retrying
 from job.storage.sent import Sent, mark_of
 
 FINISH = 120.0  # seconds for what is left to be sent, where no signal asked to stop
@@ -56,14 +56,14 @@ class Place:
 
 
 @contextmanager
-def opened(text: str, cache: Path, stop: Stop, grace: float, life: float = lease.LIFE) -> Iterator[Place]:
+def opened(text: str, cache: Path, stop: Stop, grace: float, life: float | None = None) -> Iterator[Place]:
     """Open a folder to write in, and send what is left at the end.
 
     Args:
         text: a path, or an address of a bucket.
         cache: where the local copy of a bucket's folder goes.
         stop: set it, and what is left is sent within `grace` seconds of that moment.
-        life: of the lease, seconds.
+        life: of the lease, seconds; by default `lease.LIFE`.
 
     Raises:
         InUse: another process writes there, or has taken the lease over meanwhile.
@@ -82,7 +82,8 @@ def opened(text: str, cache: Path, stop: Stop, grace: float, life: float = lease
             held.enter_context(lock.only_writer(home))
         with addresses.standing_for(str(copy), bucket.address):
             probe(bucket)
-            mirror = _take(bucket, copy, Sent(home / "sent.json"), stop, life)
+            mirror = _take(bucket, copy, Sent(home / "sent.json"), stop, life or lease.LIFE)
+        held.callback(_tell, bucket.address, bucket.counts)
         mirror.start(stop.set)
         try:
             with addresses.standing_for(str(copy), bucket.address):
@@ -92,7 +93,11 @@ def opened(text: str, cache: Path, stop: Stop, grace: float, life: float = lease
                 _finish(mirror, stop, grace)
             raise
         _finish(mirror, stop, grace)
-        console.log(f"{bucket.address}: {bucket.counts.summary()}")
+
+
+def _tell(address: str, counts: Counts) -> None:
+    """Log what a folder in a bucket has cost, however it came to its end."""
+    console.log(f"{address}: {counts.summary()}", requests=counts.requests, sent=counts.sent, received=counts.received)
 
 
 def _take(bucket: Retrying, copy: Path, sent: Sent, stop: Stop, life: float) -> Mirror:
