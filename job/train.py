@@ -25,10 +25,10 @@ from job.data import manifest
 from job.data.sources import is_remote
 from job.data.sources.address import canonical, identity
 from job.errors import JobError, UserError
-from job.machine import devices, memory
+from job.machine import devices, memory, notice
 from job.machine.devices import Devices
 from job.models.network import activation_bytes
-from job.runs import checkpoints, records
+from job.runs import checkpoints, records, starts
 from job.runs.records import Epoch, Summary
 from job.shutdown import Stop
 from job.storage import local, lock
@@ -40,6 +40,7 @@ from job.training.loop import Loop
 from job.training.plan import plan
 from job.training.runlog import RunLog
 from job.training.saver import Saver
+from job.training.watchdog import Watchdog
 
 
 def train(
@@ -96,7 +97,10 @@ def train(
         with closing(build(resolved, chosen, folder, data, shards, stop)) as run, _memory_guard(run):
             return plan(run)
     local.make_folder(folder)
-    with lock.only_writer(folder), console.copy_to(folder / records.LOG):
+    with (
+        lock.only_writer(folder), console.copy_to(folder / records.LOG), notice.heard(config.run.notice, stop),
+        Watchdog(config.run, stop, lambda: starts.clear(folder)) as watch,
+    ):  # fmt: skip
         started = time.monotonic()
         latest = checkpoints.newest(folder / records.CHECKPOINTS)
         if latest is None:
@@ -108,11 +112,13 @@ def train(
             _write_setup(folder, config, resolved, chosen)  # what is refused changes nothing
             reporter.announce(run, latest)
             fence = checkpoints.next_fence(folder / records.CHECKPOINTS) if fence is None else fence
-            saver = Saver(run, state, fence, None if latest is None else latest.name)
+            saver = Saver(run, state, watch, fence, None if latest is None else latest.name)
+            stop.check()
+            starts.begin(folder)
             with closing(RunLog(folder, state.step, state.epoch)) as log, closing(saver):
                 if latest is not None:
                     log.draw()  # a kill may have come before this was done
-                return _go(Loop(run, state, log, saver, stop, started), on_epoch)
+                return _go(Loop(run, state, log, saver, watch, stop, started), on_epoch)
 
 
 def _go(loop: Loop, on_epoch: Callable[[Epoch], Any] | None) -> Summary:
@@ -125,7 +131,10 @@ def _go(loop: Loop, on_epoch: Callable[[Epoch], Any] | None) -> Summary:
         saver.wait()
         saver.tell()
         if status == "done":
+            loop.watch.on("the export", compiles=True)
             export_best(run, state)
+            loop.watch.off()
+        starts.clear(run.folder)
         summary = saver.summarise(state, status)
         if status == "done":
             console.log(f"validation accuracy {summary.accuracy:.4f} at step {summary.best_step:,}; model and curves in {run.folder}")

@@ -22,7 +22,7 @@ from job.console import console, counted, duration
 from job.data import manifest
 from job.errors import Interrupted, MachineError, UserError
 from job.feeds import order
-from job.machine import devices
+from job.machine import devices, notice
 from job.runs import records
 from job.shutdown import Stop
 from job.storage import local, lock
@@ -71,7 +71,7 @@ def sweep(config: SweepConfig, fixed: Collection[str] = (), stop: Stop | None = 
     budget = _budget(config)
     out = Path(base.output.out)
     local.make_folder(out)
-    with lock.only_writer(out), console.copy_to(out / "log.txt"):
+    with lock.only_writer(out), console.copy_to(out / "log.txt"), notice.heard(config.run.notice, stop):
         with _engine(config, stop) as (engine, cores, gpus):
             plan = Plan(
                 out=out, base=base, space=searched, start=searched.start(resolve(base, images)), trials=config.sweep.trials, search=search,

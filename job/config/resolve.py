@@ -219,6 +219,8 @@ def _check(config: Resolved, images: int | None) -> None:
     _check_batch(schedule.batch, config.machine.replicas)
     gpus(config.machine.gpus)
     lengths.interval(config.run.save_every, "--save-every")
+    lengths.seconds(config.run.grace, "--grace")
+    lengths.limit(config.run.step_timeout, "--step-timeout")
 
 
 def _check_batch(batch: int, replicas: int) -> None:

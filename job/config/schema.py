@@ -195,6 +195,13 @@ class Run(Look):
         "60s", "interval between checkpoints within an epoch; a bare number is minutes", metavar="60s|10m|500steps|1epoch",
         parse=lengths.interval,
     )  # fmt: skip
+    grace: str = option("12s", "longest time from SIGTERM to the exit (75), saved or not", metavar="TIME", parse=lengths.seconds)
+    step_timeout: str = option(
+        "15m", "exit (75) where a step, a batch or a save takes longer; 0 is off", metavar="TIME", parse=lengths.limit
+    )  # fmt: skip
+    notice: str = option(
+        "auto", "cloud whose notice that the machine will go is a stop; auto is the one it runs in", choices=("auto", "gce", "ec2", "off")
+    )  # fmt: skip
     show_augment: str = option("", "write a contact sheet of augmented images, and exit", metavar="FILE.png")
 
 
