@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import urllib.parse
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 CHECKSUM = re.compile(r"sha256=[0-9a-f]{64}", re.I)
 _HOST = re.compile(r"[\w.-]*|(?:localhost|[\w-]+(?:\.[\w-]+)+|\[[0-9a-f:.]+\])(?::\d*)?", re.I)
@@ -27,9 +29,29 @@ _CLOSING = "'\"`>)]},;:"
 
 Parts = tuple[str, str, str, list[tuple[str, str]], str]
 
+_standing: dict[str, str] = {}
+
+
+@contextmanager
+def standing_for(path: str, address: str) -> Iterator[None]:
+    """While inside, whatever is said of a local copy names the address that it stands for."""
+    _standing[path] = address
+    try:
+        yield
+    finally:
+        _standing.pop(path, None)
+
+
+def named(text: str) -> str:
+    """Any text, in which local copies go by their addresses."""
+    for path, address in _standing.items():
+        text = text.replace(path, address)
+    return text
+
 
 def hidden(text: str) -> str:
     """Any text, in which addresses are without user info and the values of unknown parameters; the rest is as it was."""
+    text = named(text)
     made, at = "", 0
     while match := _WITHIN.search(text, at):
         made += text[at : match.start()]

@@ -17,6 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
 
+from job.addresses import named
 from job.errors import JobError
 
 PLAIN_SECONDS = 10.0  # between two plain progress lines
@@ -72,6 +73,7 @@ class Console:
 
     def log(self, line: str, **fields: Any) -> None:
         """Log a line; `fields` are figures that only the JSON form carries."""
+        line = named(line)
         if not self.quiet:
             if self._bar is not None:
                 self._bar.console.print(line, markup=False, highlight=False, soft_wrap=True)

@@ -53,6 +53,12 @@ class StuckError(JobError):
     """Start after start that ended without a new checkpoint: another one would too (exit code 1)."""
 
 
+class Unsent(JobError):
+    """All is saved on this machine, and some of it could not be sent to its bucket in time (exit code 75)."""
+
+    code = INTERRUPTED
+
+
 class Interrupted(Exception):
     """Stopped by a signal, with everything saved; rerun to resume (exit code 75)."""
 

@@ -11,27 +11,32 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from job.config.schema import EvaluateConfig, Reading
+from job.config.options import replace
+from job.config.schema import Cache, EvaluateConfig, Reading
 from job.console import console
 from job.data import manifest
 from job.data.class_names import same_class
 from job.data.labels import Wanted
-from job.data.shards import Reader
+from job.data.location import Location, locate, open_records
 from job.data.sources.address import shown
 from job.data.survey import survey
-from job.errors import UserError
+from job.errors import MachineError, UserError
 from job.inference import export, plots
 from job.inference.trained import Item, Prediction, Trained
 from job.metrics import measure, probability
 from job.runs.records import find_data
 from job.shutdown import Stop
+from job.storage.opening import is_bucket
 
 MISTAKES = 32  # drawn, the most confident ones
 COMPARED = 64  # originals that model.keras is compared on
 
 
-def evaluate(run: Path, config: EvaluateConfig, stop: Stop | None = None) -> dict[str, Any]:
+def evaluate(run: Path, config: EvaluateConfig, stop: Stop | None = None, address: str = "") -> dict[str, Any]:
     """Measure a run.
+
+    Args:
+        run: its folder; `address` is where that was fetched from.
 
     Returns:
         The figures by name. `learnt` is the number of images that the run was trained on, `chose` that of images in
@@ -45,15 +50,19 @@ def evaluate(run: Path, config: EvaluateConfig, stop: Stop | None = None) -> dic
     """
     stop = Stop() if stop is None else stop
     trained = Trained(run, config.work.workers)
+    if is_bucket(address):  # it may have been copied to there
+        trained.config = replace(trained.config, out=address)
     data = config.source.data
     with tempfile.TemporaryDirectory(prefix="twofold-") as scratch:
-        own = _own_shards(trained)
-        if data and not (manifest.exists(Path(data)) or manifest.unfinished(Path(data))):
+        own = _own_shards(trained, config.feed, stop, bool(data))
+        named = locate(data, config.feed, stop)
+        if data and not (manifest.exists(named) or manifest.unfinished(named)):
             if config.evaluation.split:
                 raise UserError("--split", f"{shown(data)} is a source, not shards", "omit it, or prepare the source")
             dataset = _from_source(data, Path(scratch), trained, config.reading, stop)
         elif data or own:
-            dataset = _from_shards(Path(data or own or ""), config.evaluation.split or ("test" if data else "validation"), trained.classes)
+            place = named if data or own is None else own
+            dataset = _from_shards(place, config.evaluation.split or ("test" if data else "validation"), trained.classes)
         else:
             raise UserError("--data", f"the shards that {run} was trained on are not found", "name them, or another source")
         what = f"{dataset.total:,} images of {shown(data) or own} ({dataset.split})"
@@ -90,25 +99,32 @@ class _Dataset:
     originals: dict[str, bytes]
 
 
-def _own_shards(trained: Trained) -> Path | None:
-    """Where the very shards are that a run was trained on; None where they are gone, changed or damaged."""
+def _own_shards(trained: Trained, cache: Cache, stop: Stop, others: bool) -> Location | None:
+    """Where the very shards are that a run was trained on; None where they are gone, changed or damaged.
+
+    Why a bucket cannot be read is said where it is what is to be evaluated, and not `others`.
+    """
     try:
-        found = find_data(trained.folder, trained.config, trained.fingerprint)
+        found = find_data(trained.folder, trained.config, trained.fingerprint, cache, stop)
         return found if manifest.read(found).fingerprint == trained.fingerprint else None
-    except UserError:
-        return None
+    except (UserError, MachineError):
+        if others or not (is_bucket(trained.config.source.data) or is_bucket(trained.config.output.out)):
+            return None
+        raise
 
 
-def _shared(dataset: _Dataset, own: Path | None, split: str) -> int | None:
+def _shared(dataset: _Dataset, own: Location | None, split: str) -> int | None:
     """How many of the images evaluated are in a split of the run's own shards; None where those are not found."""
     if own is None:
         return None
-    with closing(Reader(own, manifest.read(own).split(split, own).shards)) as reader:
-        known = set(reader.hashes())
+    shards = manifest.read(own).split(split, own).shards
+    with closing(open_records(own, shards)) as records:
+        records.need(0, lambda window: range(len(shards)))
+        known = set(records.hashes())
     return sum(sha256 in known for sha256 in dataset.sha256)
 
 
-def _from_shards(folder: Path, split: str, classes: tuple[str, str]) -> _Dataset:
+def _from_shards(folder: Location, split: str, classes: tuple[str, str]) -> _Dataset:
     shards = manifest.read(folder)
     same = [same_class(a) == same_class(b) for a, b in zip(shards.classes, classes, strict=True)]
     if not all(same):
@@ -119,9 +135,9 @@ def _from_shards(folder: Path, split: str, classes: tuple[str, str]) -> _Dataset
     sha256: list[str] = []
 
     def items() -> Generator[Item, None, None]:
-        with closing(Reader(folder, chosen)) as reader:
-            for number in range(len(reader)):
-                record = reader[number]
+        with closing(open_records(folder, chosen)) as records:
+            records.need(0, lambda window: range(len(chosen)))
+            for record in records.stream():
                 sha256.append(record.sha256)
                 yield Item(record.key, record.label, record.image)
 

@@ -12,12 +12,13 @@ from typing import Any
 
 from job.config.schema import PredictConfig
 from job.console import console
-from job.data.sources import Listing, is_remote, open_source
-from job.data.sources.address import last_part, shown
+from job.data.sources import Listing, is_downloaded, open_source
+from job.data.sources.address import canonical, last_part, shown
 from job.errors import UserError
 from job.inference.trained import Item, Prediction, Trained
 from job.metrics import probability
 from job.shutdown import Stop
+from job.storage.opening import is_bucket
 
 DIGITS = 6  # of what is printed for programs
 
@@ -61,7 +62,7 @@ def rows(run: Path, paths: Sequence[str], config: PredictConfig, stop: Stop | No
             for path, source in sources:
                 _say(path, source.listing)
                 for name, jpeg, fault in trained.stored(source.read()):
-                    shown = _shown(path, name)
+                    shown = _shown(path, name, source.listing)
                     if fault:
                         console.log(f"skipped: {shown}: {fault}")
                     else:
@@ -84,7 +85,7 @@ def _say(path: str, listing: Listing) -> None:
         console.log(f"{shown(path)}: {line}")
     for entry in listing.entries:
         if entry.fault:
-            console.log(f"skipped: {_shown(path, entry.name)}: {entry.fault}")
+            console.log(f"skipped: {_shown(path, entry.name, listing)}: {entry.fault}")
 
 
 def _row(prediction: Prediction, classes: tuple[str, str]) -> dict[str, Any]:
@@ -93,11 +94,13 @@ def _row(prediction: Prediction, classes: tuple[str, str]) -> dict[str, Any]:
     return {"file": prediction.key, "class": classes[int(p >= 0.5)], "confidence": max(p, 1 - p), **chances}
 
 
-def _shown(path: str, name: str) -> str:
-    """An image's name as the user would say it."""
-    if last_part(path) == name or is_remote(path):
-        return shown(path) if last_part(path) == name else name
-    return f"{path.rstrip('/')}/{name}"
+def _shown(path: str, name: str, listing: Listing) -> str:
+    """An image's name as the user would say it; of what is in a bucket its whole address."""
+    if is_bucket(address := canonical(path)):
+        return f"{address.rpartition('/')[0] if listing.is_table or last_part(address) == name else address}/{name}"
+    if last_part(path) == name:
+        return shown(path)
+    return name if is_downloaded(path) else f"{path.rstrip('/')}/{name}"
 
 
 def _csv(values: Iterable[str]) -> str:

@@ -9,35 +9,40 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
-from job.config.schema import Config, Output, Prepare, PrepareConfig, Reading
+from job.config.schema import Cache, Config, Output, Prepare, PrepareConfig, Reading
 from job.console import console, counted, duration
 from job.data import audit, levels, manifest, pixels, shards
 from job.data.class_names import same_class
 from job.data.division import divide
 from job.data.labels import Wanted
-from job.data.sources import contents, is_remote, open_source
+from job.data.location import Location, locate, open_cache
+from job.data.sources import contents, is_downloaded, is_remote, open_source
 from job.data.sources.address import canonical, identity, last_part, shown
 from job.data.survey import Survey, survey
-from job.errors import UserError
+from job.errors import JobError, UserError
 from job.machine.devices import cores
 from job.machine.pool import in_order
 from job.runs import records
+from job.runs.place import Place
 from job.shutdown import Stop
 from job.storage import local, lock
+from job.storage.opening import is_bucket
 
 SHARD_BYTES = 64_000_000
 TRAIN_SHARDS = 16  # at least, so that a dozen readers can share them
 _SINCE: dict[str, Any] = dict(classes=[], levels="full", path_column="", label_column="", zip_encoding="")  # as older ones were made
-_OURS = re.compile(r"(train|validation|test)-\d{5}-of-\d{5}\.(tfrecord|index\.npy)")
+_OURS = re.compile(r"\.?(train|validation|test)-\d{5}-of-\d{5}\.(tfrecord|index\.npy)(\.tmp)?")
 
 
 @dataclass(frozen=True)
@@ -47,10 +52,13 @@ class _Spooled:
     length: int
 
 
-def prepare(sources: Sequence[str], config: PrepareConfig, stop: Stop | None = None, *, wait: bool = False) -> manifest.Manifest:
+def prepare(
+    sources: Sequence[str], config: PrepareConfig, stop: Stop | None = None, *, wait: bool = False, where: Place | None = None
+) -> manifest.Manifest:
     """Turn sources into a data set in `config.output.out`, or finish one, or find it done.
 
     Args:
+        where: the folder of the data set, opened already; by default the local one of `config.output.out`.
         wait: for another process that prepares the same folder, instead of refusing.
 
     Raises:
@@ -59,18 +67,17 @@ def prepare(sources: Sequence[str], config: PrepareConfig, stop: Stop | None = N
         MachineError: the disk is full or read-only.
         Interrupted: `stop` was set; the same call resumes.
     """
-    folder = Path(config.output.out).absolute()
-    _check_given(sources)
-    levels.parse(config.prepare.levels)  # words the error, before anything is made
+    folder = (Path(config.output.out) if where is None else where.path).absolute()
+    check(sources, config)
     stop = Stop() if stop is None else stop
-    if not config.output.out:
-        raise UserError("--out", "no folder given for the shards", "add --out DIR")
-    settings = _settings(sources, config.prepare, config.reading)
-    if manifest.exists(folder):
-        return _finished(folder, settings)
-    for text in sources:
-        if not is_remote(text) and not Path(canonical(text)).exists():
-            open_source(text, folder)  # words the error, before a folder is made
+    settings = _settings(sources, config.prepare, config.reading, stop)
+    places: list[Location] = [folder] if where is None or where.mirror is None else [locate(where.address, config.feed, stop), folder]
+    for place in places:
+        if manifest.exists(place):
+            return _finished(place, settings)
+    for text, held in zip(sources, settings["contents"], strict=True):
+        if not held and not is_downloaded(text):
+            open_source(text, folder, stop)  # words the error, before a folder is made
     local.make_folder(folder)
     with lock.only_writer(folder, _waiting(folder, stop) if wait else None):
         if manifest.exists(folder):  # another process was quicker
@@ -90,9 +97,28 @@ def prepare(sources: Sequence[str], config: PrepareConfig, stop: Stop | None = N
         return made
 
 
+def check(sources: Sequence[str], config: PrepareConfig) -> None:
+    """Refuse what can be refused before anything is made."""
+    _check_given(sources)
+    levels.parse(config.prepare.levels)
+    if not config.output.out:
+        raise UserError("--out", "no folder given for the shards", "add --out DIR")
+
+
+def keep(shards: manifest.Manifest, where: Place, options: Cache) -> None:
+    """Move shards that are in their bucket from the local copy to the cache, where training looks for them."""
+    cache = open_cache(options)
+    for shard in (shard for split in shards.splits.values() for shard in split.shards):
+        path = where.path / shard.file
+        if path.exists():
+            with suppress(JobError):
+                cache.add(shard.sha256, shard.bytes, partial(os.replace, path))
+            path.unlink(missing_ok=True)
+
+
 def _check_given(sources: Sequence[str]) -> None:
     if not sources:
-        raise UserError("prepare", "no source given", "name a folder, an archive, kaggle:owner/dataset or https://...")
+        raise UserError("prepare", "no source given", "name a folder, an archive, gs://..., s3://..., kaggle:owner/dataset or https://...")
 
 
 def look(sources: Sequence[str], config: PrepareConfig, stop: Stop) -> None:
@@ -100,14 +126,14 @@ def look(sources: Sequence[str], config: PrepareConfig, stop: Stop) -> None:
     _check_given(sources)
     with tempfile.TemporaryDirectory(prefix="twofold-") as temporary:
         scratch = Path(temporary)
-        if config.output.out and any(map(is_remote, sources)):
+        if config.output.out and any(map(is_remote, sources)) and not is_bucket(config.output.out):
             scratch = Path(config.output.out).absolute() / ".work"
             local.make_folder(scratch)
             console.log(f"downloads are kept in {scratch}")
         _say(_survey(sources, config, scratch, stop), config.prepare)
 
 
-def prepared_shards(config: Config, folder: Path, stop: Stop, started: Path | None) -> Path:
+def prepared_shards(config: Config, folder: Path, stop: Stop, started: Path | None) -> Location:
     """The shards of a `--data` that is a source: prepared once, into the cache or into the folder of the run or sweep.
 
     Args:
@@ -115,16 +141,18 @@ def prepared_shards(config: Config, folder: Path, stop: Stop, started: Path | No
         started: a run that has begun there (of a sweep, its first trial): its shards are kept, also where their source
             has changed or is gone.
     """
-    text, cache = config.source.data, config.feed.cache
-    own = folder / records.DATA
+    text, cache = config.source.data, "" if is_bucket(config.output.out) else config.feed.cache
+    own: Location = folder / records.DATA
     if started is not None:
         if not manifest.exists(own):
             summary = records.read_summary(started)
-            own = records.find_data(started, records.read_config(started), "" if summary is None else summary.fingerprint)
+            own = records.find_data(
+                started, records.read_config(started), "" if summary is None else summary.fingerprint, config.feed, stop
+            )
         if manifest.exists(own):
-            _compare(own, text, config.reading)
+            _compare(own, text, config.reading, stop)
             return own
-    out = Path(cache) / f"shards-{key([text], config.prepare, config.reading)}" if cache else folder / records.DATA
+    out = Path(cache) / f"shards-{key([text], config.prepare, config.reading, stop)}" if cache else folder / records.DATA
     prepare(
         [text],
         PrepareConfig(reading=config.reading, prepare=config.prepare, output=Output(out=str(out)), work=config.work),
@@ -134,16 +162,16 @@ def prepared_shards(config: Config, folder: Path, stop: Stop, started: Path | No
     return out
 
 
-def key(sources: Sequence[str], options: Prepare, reading: Reading) -> str:
+def key(sources: Sequence[str], options: Prepare, reading: Reading, stop: Stop | None = None) -> str:
     """A short name of what `prepare` would make of these sources as they are now, for a cache of several data sets."""
-    return hashlib.sha256(json.dumps(_settings(sources, options, reading), sort_keys=True).encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps(_settings(sources, options, reading, stop), sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _settings(sources: Sequence[str], prepare: Prepare, reading: Reading) -> dict[str, Any]:
+def _settings(sources: Sequence[str], prepare: Prepare, reading: Reading, stop: Stop | None) -> dict[str, Any]:
     return dict(
         sources=_names(sources), side=prepare.side, val=prepare.val, test=prepare.test, positive=prepare.positive,
-        max_bad=prepare.max_bad, quality=pixels.QUALITY, contents=[contents(text, reading) for text in sources], classes=[*prepare.classes],
-        levels=prepare.levels,
+        max_bad=prepare.max_bad, quality=pixels.QUALITY, contents=[contents(text, reading, stop) for text in sources],
+        classes=[*prepare.classes], levels=prepare.levels,
         path_column=reading.path_column, label_column=reading.label_column, zip_encoding=reading.zip_encoding,
     )  # fmt: skip
 
@@ -179,7 +207,7 @@ def _names(sources: Sequence[str]) -> list[str]:
     return [identity(text) if is_remote(text) else str(Path(text).absolute()) for text in map(canonical, sources)]
 
 
-def _finished(folder: Path, settings: dict[str, Any]) -> manifest.Manifest:
+def _finished(folder: Location, settings: dict[str, Any]) -> manifest.Manifest:
     found = manifest.read(folder)
     fix = "give another --out, or delete the folder"
     for name, value in settings.items():
@@ -195,17 +223,24 @@ def _finished(folder: Path, settings: dict[str, Any]) -> manifest.Manifest:
         elif before != value:
             raise UserError(str(folder), f"holds a data set prepared with {name} = {before!r}, not {value!r}", fix)
     console.log(f"{folder} is already prepared")
-    if (folder / ".work").exists():  # of a process that was killed when all was done
+    if isinstance(folder, Path) and (folder / ".work").exists():  # of a process that was killed when all was done
         with suppress(lock.InUse), lock.only_writer(folder):
             local.remove_tree(folder / ".work")
     return found
 
 
-def _compare(own: Path, text: str, reading: Reading) -> None:
+def _compare(own: Location, text: str, reading: Reading, stop: Stop) -> None:
     """Say where `text` is no longer what a run's own shards were made of, and refuse what never was."""
     settings = manifest.read(own).settings
-    sources, then, now = [identity(source) for source in settings["sources"]], settings.get("contents"), contents(text, reading)
-    gone = not is_remote(text) and not now and not any(Path(source).exists() for source in sources)
+    sources, then = [identity(source) for source in settings["sources"]], settings.get("contents")
+    try:
+        now = contents(text, reading, stop)
+    except JobError as error:
+        if not is_remote(text) or sources != _names([text]):
+            raise
+        console.log(f"warning: {error}; resuming with the shards in {own}")
+        return
+    gone = not is_downloaded(text) and not now and not any(Path(source).exists() for source in sources)
     if gone and last_part(text) in map(last_part, sources):
         console.log(f"warning: {text} is not found; the shards that were made of it are kept, in {own}")
     elif sources == _names([text]):

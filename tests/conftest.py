@@ -15,6 +15,8 @@ from job.config.schema import Config, PrepareConfig
 from job.prepare import prepare
 from job.smoke import draw
 
+pytest_plugins = ["tests.stores.fixtures"]
+
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 THREADS = 2  # TensorFlow's, in every test: they can't be changed within a process
 

@@ -7,7 +7,8 @@ FLOORS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("what nobody else may read", ("job.addresses",)),
     ("the words for what goes wrong", ("job.errors",)),
     ("what is said, asked for and measured", ("job.console", "job.config", "job.metrics")),
-    ("stops, and files that are whole or absent", ("job.shutdown", "job.storage")),
+    ("stops", ("job.shutdown",)),
+    ("files and objects that are whole or absent", ("job.storage",)),
     ("the machine, and the data", ("job.machine", "job.data")),
     ("how images reach the device", ("job.feeds",)),
     ("the networks", ("job.models",)),
@@ -16,6 +17,7 @@ FLOORS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("a network trained", ("job.training",)),
     ("the commands", ("job.prepare", "job.train", "job.evaluate", "job.predict", "job.visualize")),
     ("many runs, and the proof of all", ("job.smoke", "tuning")),
+    ("the proof that kills cost nothing", ("job.drill",)),
     ("the commands, from options to results", ("job.commands",)),
     ("the command line, and Python", ("job.cli", "twofold")),
 )

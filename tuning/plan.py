@@ -11,6 +11,7 @@ from typing import Any, cast
 from job.config.options import replace
 from job.config.schema import RISING, Config
 from job.machine import devices
+from job.runs.place import Place
 from job.shutdown import Stop
 from tuning.space import Point, Space
 
@@ -23,6 +24,7 @@ class Plan:
 
     `base` is the starting configuration with `source.data` the shards, absolute; `start` is its point, None where it
     lies outside the space. `gpus` and `cpus` are a trial's; `concurrent` trials run at once, over all machines.
+    `address` is that of `out` where it is the copy of a bucket's folder, `fence` that of its lease.
     """
 
     out: Path
@@ -36,6 +38,8 @@ class Plan:
     concurrent: int
     gpus: float
     cpus: int
+    address: str = ""
+    fence: int | None = None
 
     @property
     def epochs(self) -> int:
@@ -57,6 +61,11 @@ class Plan:
 
     def folder(self, trial: str) -> Path:
         return self.out / "trials" / trial
+
+    def place(self, trial: str) -> Place:
+        """The trial's folder; the sweep's own mirror sends it to a bucket."""
+        folder = self.folder(trial)
+        return Place(folder, f"{self.address}/trials/{trial}" if self.address else str(folder), self.fence)
 
     def searched(self, point: Point | None) -> Config:
         """The configuration at a point, as a user would write it; without one, the starting configuration."""

@@ -15,17 +15,20 @@ from pathlib import Path
 from typing import Any
 
 from job.config import lengths
-from job.config.options import build, knobs, leaves
+from job.config.options import build, knobs, leaves, replace
 from job.config.resolve import resolve
 from job.config.schema import Config, SweepConfig
 from job.console import console, counted, duration
 from job.data import manifest
+from job.data.location import auto_window, locate
 from job.errors import Interrupted, MachineError, UserError
 from job.feeds import order
 from job.machine import devices, notice
 from job.runs import records
+from job.runs.place import Place
 from job.shutdown import Stop
 from job.storage import local, lock
+from job.storage.opening import is_bucket
 from tuning import local_ray, report, space
 from tuning.plan import Halt, Plan
 from tuning.state import START, SweepState
@@ -41,20 +44,21 @@ def check(config: SweepConfig, fixed: Collection[str] = ()) -> None:
     Raises:
         UserError: options or a space that are invalid; what depends on the number of images is left to `sweep`.
     """
-    base, _ = _base(config)
+    base = _base(config)
     _search(config)
     _budget(config)
     _require_engine(config.sweep.engine)
     space.read(_space_file(config), base, MANY, fixed)
 
 
-def sweep(config: SweepConfig, fixed: Collection[str] = (), stop: Stop | None = None) -> SweepState:
+def sweep(config: SweepConfig, fixed: Collection[str] = (), stop: Stop | None = None, where: Place | None = None) -> SweepState:
     """Search, or resume a search that was interrupted, or find it finished.
 
     Args:
         config: as the user gave it; `source.data` is a folder of shards.
         fixed: the fields of training that are the same for all trials.
         stop: set it, and running trials are saved. Needs no main thread.
+        where: the sweep's folder, opened already; by default the local one of `config.output.out`.
 
     Raises:
         UserError, MachineError: see `job/errors.py`.
@@ -62,20 +66,24 @@ def sweep(config: SweepConfig, fixed: Collection[str] = (), stop: Stop | None = 
     """
     check(config, fixed)
     stop = Stop() if stop is None else stop
-    base, data = _base(config)
+    base = _base(config)
+    data = locate(base.source.data, base.feed, stop)
     shards = manifest.read(data)
+    if base.schedule.window is None and (window := auto_window(data, shards)):  # the same for all trials, whatever cache they meet
+        base = replace(base, window=window)
     images = shards.split("train", data).records
     shards.split("validation", data)
     searched = space.read(_space_file(config), base, images, fixed)
     search = _search(config)
     budget = _budget(config)
-    out = Path(base.output.out)
+    out = Path(base.output.out) if where is None else where.path.absolute()
+    bucket: dict[str, Any] = dict(address=where.address, fence=where.fence) if where is not None and where.mirror is not None else {}
     local.make_folder(out)
     with lock.only_writer(out), console.copy_to(out / "log.txt"), notice.heard(config.run.notice, stop):
         with _engine(config, stop) as (engine, cores, gpus):
             plan = Plan(
                 out=out, base=base, space=searched, start=searched.start(resolve(base, images)), trials=config.sweep.trials, search=search,
-                first_rung=config.sweep.first_rung, reduction=config.sweep.reduction, **_shares(config, base, cores, gpus),
+                first_rung=config.sweep.first_rung, reduction=config.sweep.reduction, **_shares(config, base, cores, gpus), **bucket,
             )  # fmt: skip
             state = SweepState(plan, _settings(plan, config, shards.fingerprint), changed=report.write)
             until = time.monotonic() + budget
@@ -109,8 +117,8 @@ def _space_file(config: SweepConfig) -> Path | None:
     return Path(config.sweep.space) if config.sweep.space else None
 
 
-def _base(config: SweepConfig) -> tuple[Config, Path]:
-    """The starting configuration, with absolute folders, and the shards."""
+def _base(config: SweepConfig) -> Config:
+    """The starting configuration, with absolute folders."""
     if not config.output.out:
         raise UserError("--out", "no sweep folder given", "add --out SWEEP")
     if config.sweep.first_rung > config.schedule.epochs:
@@ -124,10 +132,12 @@ def _base(config: SweepConfig) -> tuple[Config, Path]:
             raise UserError(flag, "is for one run, not for a sweep", "use it with twofold train")
     if (Path(config.output.out) / records.CONFIG).exists():
         raise UserError(config.output.out, "is the folder of a run", "name another --out for the sweep")
-    data = Path(config.source.data).absolute()
+    data = config.source.data if is_bucket(config.source.data) else str(Path(config.source.data).absolute())
+    out = config.output.out if is_bucket(config.output.out) else str(Path(config.output.out).absolute())
     own = {k.name for k in knobs(Config)}
     values = {name: value for name, value in leaves(config).items() if name in own}
-    return build(Config, {**values, "data": str(data), "out": str(Path(config.output.out).absolute())}), data
+    base: Config = build(Config, {**values, "data": data, "out": out})
+    return base
 
 
 def _search(config: SweepConfig) -> str:

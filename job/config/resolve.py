@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,7 +30,7 @@ WEIGHT_DECAY = dict(sgd=0.0005, adam=0.0, adamw=0.05, muon=0.05)
 class Hardware:
     """What the machine decides of a configuration; the defaults serve where it does not matter which machine.
 
-    `memory` is in GiB, for decoded images.
+    `memory` is in GiB, for decoded images; `window` follows from the cache and the data set.
     """
 
     replicas: int = 1
@@ -38,6 +39,7 @@ class Hardware:
     threads: int = 1
     workers: int = 1
     memory: float = 1.0
+    window: int = 0
 
 
 ANY = Hardware()
@@ -89,6 +91,7 @@ class Schedule(schema.Schedule):
     decay: str
     train_sizes: tuple[int, ...]
     grow_at: tuple[float, ...]
+    window: int
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -218,6 +221,7 @@ def _check(config: Resolved, images: int | None) -> None:
         raise UserError("--xla", "has no deterministic max-pooling", "leave --deterministic out")
     _check_batch(schedule.batch, config.machine.replicas)
     gpus(config.machine.gpus)
+    bytes_of(config.feed.cache_size)
     lengths.interval(config.run.save_every, "--save-every")
     lengths.seconds(config.run.grace, "--grace")
     lengths.limit(config.run.step_timeout, "--step-timeout")
@@ -247,3 +251,11 @@ def gpus(text: str) -> str | int | tuple[int, ...]:
     raise UserError(
         "--gpus", f"{text!r} is not a choice of GPUs", f"give auto, all, none, a count or id:0,1 ({nearest(text, ('auto', 'all', 'none'))})"
     )
+
+
+def bytes_of(text: str) -> int:
+    """Read `--cache-size`: a number with a unit, as 20GB."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b\s*", text, re.I)
+    if not match:
+        raise UserError("--cache-size", f"{text!r} is not a size", "give a number with kB, MB, GB or TB, as 20GB")
+    return int(float(match[1]) * (1024 if match[3] else 1000) ** " kmgt".index(match[2].lower() or " "))

@@ -132,19 +132,29 @@ class Schedule:
     )  # fmt: skip
     patience: int = option(0, "early stopping: epochs without a better --monitor; 0 is off", low=0, result=True)
     monitor: str = option("log_loss", "validation metric that selects the best checkpoint", choices=MONITORS, result=True)
+    window: int | None = option(
+        None, "training shards shuffled together; 0 is all", auto="0; of a bucket's beyond --cache-size, what half of it holds",
+        low=0, result=True,
+    )  # fmt: skip
     seed: int = option(1, "random seed", low=0, high=2**31 - 1, result=True)
     stop_after: int = option(0, "stop after N total epochs; the schedule is unchanged; 0 is off", low=0)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Machine:
-    """The devices and how they are used."""
+class Devices:
+    """The devices."""
 
     gpus: str = option("auto", "GPUs to use", metavar="auto|all|none|N|id:0,1", first=True)
     replicas: int | None = option(None, "replicas that share each batch", auto="one per GPU, 1 on a CPU", low=1, result=True)
     precision: str | None = option(
         None, "training precision", auto="by the device, logged with its reason", choices=("float32", "bfloat16", "float16"), result=True
     )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Machine(Devices):
+    """The devices and how they are used."""
+
     xla: bool = option(False, "compile with XLA", result=True)
     deterministic: bool | None = option(None, "bit-identical results", auto="on for a CPU, off for GPUs and --xla", result=True)
     threads: int | None = option(None, "TensorFlow threads", auto="the cores available to this process", low=1, result=True)
@@ -158,11 +168,18 @@ class Work:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Feed:
+class Cache:
+    """What is kept on this machine of what lies elsewhere."""
+
+    cache: str = option("", "cache of shards; by default ~/.cache/twofold, and the run folder for those it prepares", metavar="DIR")
+    cache_size: str = option("20GB", "bound of the cache of what buckets hold", metavar="SIZE")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Feed(Cache):
     """How images reach the device."""
 
     memory: float | None = option(None, "memory for decoded images", unit="GiB", auto="half of the free memory", low=0)
-    cache: str = option("", "cache of prepared shards; by default they go to the run folder", metavar="DIR")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -258,6 +275,7 @@ class PrepareConfig:
     reading: Reading = Reading()
     prepare: Prepare = Prepare()
     run: Look = Look()
+    feed: Cache = Cache()
     work: Work = Work()
     log: Log = Log()
 
@@ -277,6 +295,7 @@ class EvaluateConfig:
     source: Source = Source()
     evaluation: Evaluation = Evaluation()
     reading: Reading = Reading()
+    feed: Cache = Cache()
     work: Work = Work()
     log: Log = Log()
 
@@ -294,6 +313,7 @@ class PredictConfig:
 
     format: Format = Format()
     reading: Reading = Reading()
+    feed: Cache = Cache()
     work: Work = Work()
     log: Log = Log()
 
@@ -303,6 +323,7 @@ class VisualizeConfig:
     """`twofold visualize`."""
 
     output: Output = Output()
+    feed: Cache = Cache()
     log: Log = Log()
 
 
@@ -310,4 +331,23 @@ class VisualizeConfig:
 class SmokeConfig:
     """`twofold smoke`."""
 
+    log: Log = Log()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Drill:
+    """The kills."""
+
+    kills: int = option(5, "how often the job is killed and started again", low=1, high=1000)
+    kill_seed: int = option(1, "seed of the points at which it is killed", low=0)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DrillConfig:
+    """`twofold drill`."""
+
+    source: Source = Source()
+    output: Output = Output()
+    drill: Drill = Drill()
+    machine: Devices = Devices()
     log: Log = Log()

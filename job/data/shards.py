@@ -7,13 +7,14 @@ CRC-32C of the data. The index is a NumPy array, int64 [records, 2]: offset and 
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import struct
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import google_crc32c
 import numpy as np
@@ -24,7 +25,7 @@ from job.errors import UserError
 from job.storage import local
 
 _HEADER = 12  # bytes before a record's data
-_FOOTER = 4
+FOOTER = 4  # and after them
 _HEX = re.compile(rb"[0-9a-f]{64}")
 
 
@@ -107,7 +108,7 @@ def _masked_crc(data: bytes) -> int:
 
 def framed_size(data_size: int) -> int:
     """Bytes that a record of so many bytes takes in a shard."""
-    return _HEADER + data_size + _FOOTER
+    return _HEADER + data_size + FOOTER
 
 
 def write(folder: Path, name: str, records: Iterable[Record]) -> Shard:
@@ -118,8 +119,9 @@ def write(folder: Path, name: str, records: Iterable[Record]) -> Shard:
         name: file name without its ending.
     """
     path, index_path = folder / f"{name}.tfrecord", folder / f"{name}.index.npy"
+    written, index_written = (part.with_name(f".{part.name}.tmp") for part in (path, index_path))  # a mirror sends what has its name
     places, at = [], 0
-    with path.open("wb") as file:
+    with written.open("wb") as file:
         for record in records:
             data = serialize(record)
             length = struct.pack("<Q", len(data))
@@ -128,53 +130,69 @@ def write(folder: Path, name: str, records: Iterable[Record]) -> Shard:
             at += framed_size(len(data))
         file.flush()
         local.sync(file.fileno())
-    with index_path.open("wb") as index:
+    with index_written.open("wb") as index:
         np.save(index, np.array(places, np.int64).reshape(-1, 2))
         index.flush()
         local.sync(index.fileno())
+    local.rename(index_written, index_path)
+    local.rename(written, path)
     return Shard(path.name, len(places), at, local.sha256_of(path), index_path.name)
 
 
-class Reader:
+def read_index(content: bytes, shard: Shard, where: str) -> Any:
+    """The places of a shard's records, as its index has them.
+
+    Raises:
+        UserError: it is corrupt, or another shard's.
+    """
+    try:
+        head = _index_head(shard.records)
+        if not content.startswith(head) or len(content) != len(head) + 16 * shard.records:
+            raise ValueError(f"it is not the index of {shard.records} records")
+        places = np.frombuffer(content, np.int64, offset=len(head)).reshape(-1, 2)
+        require_fit(places, shard)
+    except ValueError as error:
+        raise UserError(where, f"is corrupt ({error})", "prepare the data again") from None
+    return places
+
+
+def _index_head(records: int) -> bytes:
+    """How `np.save` begins an index. NumPy's own reader parses it as Python, which fails now and then in several threads at once."""
+    made = io.BytesIO()
+    np.lib.format.write_array_header_1_0(made, dict(descr="<i8", fortran_order=False, shape=(records, 2)))
+    return made.getvalue()
+
+
+def require_fit(places: Any, shard: Shard) -> None:
+    """Raise ValueError where these are not the places of a shard's records."""
+    if places.shape != (shard.records, 2) or places.dtype != np.int64:
+        raise ValueError(f"{len(places)} records instead of {shard.records}")
+    ends = np.cumsum(places[:, 1] + (_HEADER + FOOTER))
+    if len(places) and (places[:, 1].min() < 0 or ends[-1] != shard.bytes or (places.sum(axis=1) + FOOTER != ends).any()):
+        raise ValueError("its places do not fit the shard")
+
+
+def intact(framed: bytes, length: int) -> bytes | None:
+    """A record's data, read with the checksum behind it; None where that does not match."""
+    data = framed[:length]
+    if len(framed) == length + FOOTER and struct.pack("<I", _masked_crc(data)) == framed[length:]:
+        return data
+    return None
+
+
+class Records:
     """Direct access to the records of some shards, numbered through. Safe to use from several threads.
 
-    It holds a descriptor for each shard until `close`, or the end of its `with`.
+    What is held for it is given back by `close`, or at the end of its `with`; no thread may read meanwhile.
     """
 
-    def __init__(self, folder: Path, shards: Sequence[Shard]) -> None:
-        self._paths = [folder / shard.file for shard in shards]
-        self._places = [self._read_index(folder, shard) for shard in shards]
-        self._files: list[int] = []
-        try:
-            for path in self._paths:
-                self._files.append(os.open(path, os.O_RDONLY))
-        except OSError:
-            self.close()
-            raise
-        self._starts = np.cumsum([0] + [len(places) for places in self._places])
-
-    @staticmethod
-    def _read_index(folder: Path, shard: Shard) -> Any:
-        try:
-            with (folder / shard.index).open("rb") as file:
-                places = np.lib.format.read_array(file, allow_pickle=False)
-            if places.shape != (shard.records, 2) or places.dtype != np.int64:
-                raise ValueError(f"{len(places)} records instead of {shard.records}")
-            ends = np.cumsum(places[:, 1] + (_HEADER + _FOOTER))
-            if len(places) and (places[:, 1].min() < 0 or ends[-1] != shard.bytes or (places.sum(axis=1) + _FOOTER != ends).any()):
-                raise ValueError("its places do not fit the shard")
-        except Exception as error:  # NumPy's reader of a corrupt header raises errors of many kinds
-            raise UserError(str(folder / shard.index), f"is corrupt ({error})", "prepare the data again") from None
-        return places
+    def __init__(self, names: Sequence[str], places: Sequence[Any]) -> None:
+        """`names` are those of the shards, for messages; `places` is the index of each."""
+        self._names, self._places = names, places
+        self._starts = np.cumsum([0] + [len(index) for index in places])
 
     def __len__(self) -> int:
         return int(self._starts[-1])
-
-    def _place(self, number: int) -> tuple[int, int, int]:
-        """A record's shard, and the offset and length of its data in there."""
-        shard = int(np.searchsorted(self._starts, number, side="right")) - 1
-        offset, length = (int(v) for v in self._places[shard][number - self._starts[shard]])
-        return shard, offset, length
 
     def __getitem__(self, number: int) -> Record:
         """Read one record, its CRC checked.
@@ -182,12 +200,70 @@ class Reader:
         Raises:
             UserError: the record is corrupt.
         """
+        raise NotImplementedError
+
+    def begin(self, numbers: Iterable[int]) -> Mapping[int, Record]:
+        """Begin to read these records where that takes long; each is had, once, from what is returned."""
+        return cast(Mapping[int, Record], self)
+
+    def need(self, window: int, shards_of: Callable[[int], Sequence[int]], others: Sequence[Shard] = ()) -> None:
+        """Say that a window of shards is in use now, and that other shards and the next window are needed after it."""
+
+    def stream(self) -> Iterator[Record]:
+        """All records in their order."""
+        return (self[number] for number in range(len(self)))
+
+    def hashes(self) -> Iterator[str]:
+        """The `sha256` of each record."""
+        return (record.sha256 for record in self.stream())
+
+    def close(self) -> None:
+        """Give back what is held; a second call does nothing."""
+
+    def _place(self, number: int) -> tuple[int, int, int]:
+        """A record's shard, and the offset and length of its data in there."""
+        shard = int(np.searchsorted(self._starts, number, side="right")) - 1
+        offset, length = (int(v) for v in self._places[shard][number - self._starts[shard]])
+        return shard, offset, length
+
+    def _corrupt(self, number: int) -> UserError:
+        shard = self._place(number)[0]
+        what = f"record {number - int(self._starts[shard])} fails its checksum"
+        return UserError(self._names[shard], what, "prepare the data again, or copy it again")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class Reader(Records):
+    """The records of shards in a local folder. It holds a descriptor for each shard."""
+
+    def __init__(self, folder: Path, shards: Sequence[Shard]) -> None:
+        paths = [folder / shard.file for shard in shards]
+        super().__init__([*map(str, paths)], [self._read_index(folder / shard.index, shard) for shard in shards])
+        self._files: list[int] = []
+        try:
+            for path in paths:
+                self._files.append(os.open(path, os.O_RDONLY))
+        except OSError:
+            self.close()
+            raise
+
+    @staticmethod
+    def _read_index(path: Path, shard: Shard) -> Any:
+        try:
+            return read_index(path.read_bytes(), shard, str(path))
+        except OSError as error:
+            raise UserError(str(path), f"is corrupt ({error})", "prepare the data again") from None
+
+    def __getitem__(self, number: int) -> Record:
         shard, offset, length = self._place(number)
-        framed = os.pread(self._files[shard], length + _FOOTER, offset)
-        data = framed[:length]
-        if len(framed) != length + _FOOTER or struct.pack("<I", _masked_crc(data)) != framed[length:]:
-            within = number - int(self._starts[shard])
-            raise UserError(str(self._paths[shard]), f"record {within} fails its checksum", "prepare the data again, or copy it again")
+        data = intact(os.pread(self._files[shard], length + FOOTER, offset), length)
+        if data is None:
+            raise self._corrupt(number)
         return parse(data)
 
     def hashes(self) -> Iterator[str]:
@@ -199,13 +275,6 @@ class Reader:
             yield digest.decode() if tail.startswith(_LAST) and _HEX.fullmatch(digest) else self[number].sha256
 
     def close(self) -> None:
-        """Give the descriptors back; a second call does nothing. No thread may read meanwhile."""
         files, self._files = self._files, []
         for descriptor in files:
             os.close(descriptor)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()

@@ -11,7 +11,7 @@ from pathlib import Path
 from job.config.schema import Reading
 from job.data import layout, manifest
 from job.data.labels import Wanted
-from job.data.sources import AUTO, Entry, Listing, Skipped, Source, is_remote, open_source
+from job.data.sources import AUTO, Entry, Listing, Skipped, Source, is_downloaded, is_remote, open_source
 from job.data.sources.address import canonical, last_part, shown
 from job.shutdown import Stop
 
@@ -101,12 +101,13 @@ def _prefixes(texts: Sequence[str]) -> list[str]:
     """What tells the images of several sources apart; nothing where there is one."""
     if len(texts) == 1:
         return [""]
-    names = [last_part(text) if is_remote(text) else _end(text, 1) for text in texts]
+    names = [last_part(text) if is_downloaded(text) else _end(text, 1) for text in texts]
     for depth in range(2, 5):  # `train/images` and `test/images`
         twice = {name for name in names if names.count(name) > 1}
-        names = [_end(text, depth) if name in twice and not is_remote(text) else name for text, name in zip(texts, names, strict=True)]
+        names = [_end(text, depth) if name in twice and not is_downloaded(text) else name for text, name in zip(texts, names, strict=True)]
     return [f"{name}/" if names.count(name) == 1 else f"{number}-{name}/" for number, name in enumerate(names, 1)]
 
 
 def _end(text: str, parts: int) -> str:
-    return "/".join(Path(os.path.abspath(canonical(text))).parts[-parts:])
+    text = canonical(text)
+    return "/".join((Path(text) if is_remote(text) else Path(os.path.abspath(text))).parts[-parts:])

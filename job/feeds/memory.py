@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from job.data import pixels
-from job.data.shards import Reader
+from job.data.shards import Records
 from job.feeds.interface import Batch
 
 
@@ -18,7 +18,7 @@ class MemoryFeed:
     An image is decoded when first asked for; the first `cache_bytes` worth of them stay in memory.
     """
 
-    def __init__(self, reader: Reader, size: int, workers: int, cache_bytes: int) -> None:
+    def __init__(self, reader: Records, size: int, workers: int, cache_bytes: int) -> None:
         self.reader, self.size = reader, size
         kept = min(len(reader), cache_bytes // (3 * size * size))
         self._cache = np.empty((kept, size, size, 3), np.uint8)
@@ -38,17 +38,20 @@ class MemoryFeed:
         known[cached] = self._known[numbers[cached]]
         images[known] = self._cache[numbers[known]]
 
+        missing = np.flatnonzero(~known)
+        records = self.reader.begin(numbers[missing].tolist())
+
         def load(part: npt.NDArray[np.int64]) -> None:
             for place in part:
                 number = int(numbers[place])
-                record = self.reader[number]
+                record = records[number]
                 images[place] = pixels.square(record.image, self.size)
                 self._labels[number] = record.label
                 if number < len(self._cache):
                     self._cache[number] = images[place]
                     self._known[number] = True
 
-        parts = np.array_split(np.flatnonzero(~known), self._workers)
+        parts = np.array_split(missing, self._workers)
         for done in [self._pool.submit(load, part) for part in parts if len(part)]:
             done.result()
         return images, self._labels[numbers]

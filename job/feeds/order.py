@@ -7,6 +7,7 @@ NumPy's versions.
 from __future__ import annotations
 
 import hashlib
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -24,22 +25,78 @@ def _raw(key: int, count: int) -> npt.NDArray[np.uint64]:
     return np.asarray(np.random.Philox(key=key).random_raw(count), np.uint64)
 
 
+@dataclass(frozen=True)
+class Windows:
+    """Shards of so many records each, of which `shards` at a time are shuffled together; 0 is all of them.
+
+    An epoch goes through the shards in an order of its own, window by window. Windows are numbered through all epochs.
+    """
+
+    sizes: tuple[int, ...]
+    shards: int = 0
+
+    @property
+    def records(self) -> int:
+        return sum(self.sizes)
+
+    @property
+    def width(self) -> int:
+        """The shards of a window; the last of an epoch may have fewer."""
+        return len(self.sizes) if self.shards == 0 else min(self.shards, len(self.sizes))
+
+    @property
+    def per_epoch(self) -> int:
+        return -(-len(self.sizes) // self.width)
+
+
 @lru_cache(maxsize=3)
-def permutation(seed: int, epoch: int, records: int) -> npt.NDArray[np.int64]:
-    """The order of an epoch: a true permutation of all records, int64 [records]."""
-    order = np.argsort(_raw(derive(seed, "order", epoch), records), kind="stable")
+def permutation(seed: int, epoch: int, data: int | Windows) -> npt.NDArray[np.int64]:
+    """The order of an epoch: a true permutation of all records, int64 [records]; within windows, of each window's records."""
+    if isinstance(data, int) or data.per_epoch == 1:
+        records = data if isinstance(data, int) else data.records
+        order = np.argsort(_raw(derive(seed, "order", epoch), records), kind="stable")
+    else:
+        first = epoch * data.per_epoch
+        order = np.concatenate([_window(seed, number, data) for number in range(first, first + data.per_epoch)])
     order.setflags(write=False)
     return order
 
 
-def positions(seed: int, step: int, batch: int, records: int) -> npt.NDArray[np.int64]:
+def _window(seed: int, number: int, data: Windows) -> npt.NDArray[np.int64]:
+    """The records of a window in their order."""
+    ends = np.cumsum(data.sizes)
+    records = np.concatenate([np.arange(ends[shard] - data.sizes[shard], ends[shard]) for shard in window_shards(seed, number, data)])
+    return records[np.argsort(_raw(derive(seed, "window", number), len(records)), kind="stable")]
+
+
+def window_shards(seed: int, number: int, data: Windows) -> list[int]:
+    """The shards of a window."""
+    if data.per_epoch == 1:
+        return list(range(len(data.sizes)))
+    epoch, at = divmod(number, data.per_epoch)
+    order = np.argsort(_raw(derive(seed, "shards", epoch), len(data.sizes)), kind="stable")
+    return [int(shard) for shard in order[at * data.width : (at + 1) * data.width]]
+
+
+def window_at(seed: int, step: int, batch: int, data: Windows) -> int:
+    """The window that a step's first record is in."""
+    epoch, at = divmod(step * batch, data.records)
+    number = epoch * data.per_epoch
+    while (size := sum(data.sizes[shard] for shard in window_shards(seed, number, data))) <= at:
+        at -= size
+        number += 1
+    return number
+
+
+def positions(seed: int, step: int, batch: int, data: int | Windows) -> npt.NDArray[np.int64]:
     """The records of a step: positions [step * batch, (step + 1) * batch) of the permutations one after another."""
+    records = data if isinstance(data, int) else data.records
     first, last = step * batch, (step + 1) * batch
     parts = []
     while first < last:
         epoch, at = divmod(first, records)
         take = min(records - at, last - first)
-        parts.append(permutation(seed, epoch, records)[at : at + take])
+        parts.append(permutation(seed, epoch, data)[at : at + take])
         first += take
     return np.concatenate(parts)
 

@@ -9,6 +9,7 @@ import platform
 import subprocess
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from dataclasses import fields as dataclass_fields
 from importlib import metadata
@@ -18,14 +19,17 @@ from typing import Any
 from job import __version__
 from job.config.options import build, read_toml, to_toml
 from job.config.resolve import Resolved
-from job.config.schema import Config
+from job.config.schema import Cache, Config
 from job.console import duration
 from job.data import manifest
+from job.data.location import Location, locate
 from job.data.sources import is_remote
 from job.errors import UserError
 from job.machine.devices import Devices, cores
 from job.metrics import Metrics
-from job.storage import local, lock
+from job.shutdown import Stop
+from job.storage import lease, local, lock
+from job.storage.opening import is_bucket
 
 CONFIG, METRICS, SUMMARY, LOG = "config.toml", "metrics.jsonl", "summary.json", "log.txt"
 DATA, CHECKPOINTS = "data", "checkpoints"  # folders
@@ -205,32 +209,47 @@ def standing(folder: Path, summary: Summary) -> str:
     """How a run stands, in words: whether it is done, runs now, or was cut off without a chance to say so."""
     if summary.status != "running":
         return summary.status
+    saved = f"last saved {duration(time.time() - summary.updated)} ago"
     if is_running(folder):
-        return f"running, last saved {duration(time.time() - summary.updated)} ago"
+        return f"running, {saved}"
+    if (folder / lease.NAME).exists():  # fetched from a bucket: its process may be anywhere
+        with suppress(ValueError):
+            if not lease.Document.read((folder / lease.NAME).read_bytes()).released:
+                return f"running or cut off: {saved} by {summary.process}"
     return f"cut off: process {summary.process} is gone; rerun its twofold train to resume"
 
 
-def find_data(folder: Path, config: Config | Resolved, fingerprint: str = "") -> Path:
+def find_data(
+    folder: Path, config: Config | Resolved, fingerprint: str = "", cache: Cache | None = None, stop: Stop | None = None
+) -> Location:
     """Where a run's shards are, also after the run, its data or the folder around both was moved.
 
     Args:
         folder: the run's, where it is now.
         config: its configuration; `source.data` and `output.out` say where they were.
         fingerprint: the data set's; empty where it is not known yet.
+        cache: for what a bucket holds; by default the run's.
 
     Returns:
         The first place that holds that data set, else what `--data` names.
     """
     named, was = Path(config.source.data), Path(config.output.out)
-    places = [folder / DATA]
-    if config.source.data and not is_remote(config.source.data):
+    places: list[Location] = [folder / DATA]
+    default = places[0]
+    if is_bucket(config.source.data):
+        places.append(locate(config.source.data, cache or config.feed, stop or Stop()))
+        default = places[-1]
+    elif config.source.data and not is_remote(config.source.data):
         places = [named.absolute(), folder / DATA, folder.absolute().parent / named.name]
         if named.is_absolute() and was.is_absolute():
             places.insert(2, Path(os.path.normpath(folder.absolute() / os.path.relpath(named, was))))
+        default = places[0]
+    if is_bucket(config.output.out):
+        places.append(locate(f"{config.output.out}/{DATA}", cache or config.feed, stop or Stop()))
     there = [place for place in dict.fromkeys(places) if manifest.exists(place)]
     if not fingerprint:
-        return there[0] if there else places[0]
-    return next((place for place in there if manifest.read(place).fingerprint == fingerprint), there[0] if there else places[0])
+        return there[0] if there else default
+    return next((place for place in there if manifest.read(place).fingerprint == fingerprint), there[0] if there else default)
 
 
 def write_environment(folder: Path, config: Resolved, devices: Devices) -> None:

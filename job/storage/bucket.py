@@ -34,7 +34,8 @@ class Unavailable(Exception):
 
 @dataclass(frozen=True)
 class Stat:
-    """An object. `sha256` is what its writer noted of the content; empty in listings and for objects of other programs."""
+    """An object. `sha256` is what its writer noted of the content; empty for objects of other programs and where a store does
+    not say it: in listings, and Google's along with the bytes (`fetch`)."""
 
     name: str
     size: int
@@ -59,7 +60,9 @@ class Bucket(Protocol):
         ...
 
     def read(self, name: str, start: int = 0, length: int | None = None, version: str = "") -> bytes:
-        """Bytes of an object, all by default, of that very version where one is named.
+        """Bytes of an object, all by default, of that very version where one is named; fewer where it ends before, none past it.
+
+        Of a part, no store knows a hash: whoever reads parts checks them.
 
         Raises:
             Missing: it is gone, or of another version.
@@ -99,5 +102,8 @@ class Bucket(Protocol):
         ...
 
     def list(self, prefix: str = "", after: str = "") -> Iterator[Stat]:
-        """The objects whose names begin with `prefix`, in the order of their names, those up to `after` left out."""
+        """The objects whose names begin with `prefix`, in the order of their names, those up to `after` left out.
+
+        The order is the store's: of bytes with Google and Amazon, folder by folder with SeaweedFS. Whoever needs one sorts.
+        """
         ...

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from job.config.resolve import Resolved
 from job.data import manifest
-from job.data.shards import Reader
+from job.data.location import Location, open_records
 from job.errors import UserError
 from job.feeds import order
 from job.feeds.memory import MemoryFeed
@@ -56,6 +57,11 @@ class Run:
         negative, positive = self.class_weights
         return math.log(positive / negative)
 
+    @property
+    def order(self) -> order.Windows:
+        """What the order of images follows from, beside the seed."""
+        return windows(self.config, self.shards)
+
     def epoch_end(self, epoch: int) -> int:
         """The number of steps after which an epoch has ended."""
         return order.epoch_end(epoch, self.config.schedule.batch, self.images)
@@ -63,20 +69,27 @@ class Run:
     def batch(self, step: int) -> tuple[Any, Any, Any]:
         """The images, labels and noise of a step."""
         options = self.config.schedule
-        images, labels = self.training.gather(order.positions(options.seed, step, options.batch, self.images))
+        self.look_ahead(step)
+        images, labels = self.training.gather(order.positions(options.seed, step, options.batch, self.order))
         return images, labels, order.noise(options.seed, step, options.batch, augment.COLUMNS + self.network.noise_columns)
+
+    def look_ahead(self, step: int) -> None:
+        """Say which shards are needed from this step on, where they have to be fetched."""
+        seed, batch, data = self.config.schedule.seed, self.config.schedule.batch, self.order
+        shards_of = partial(order.window_shards, seed, data=data)
+        self.training.reader.need(order.window_at(seed, step, batch, data), shards_of, self.shards.splits["validation"].shards)
 
     def close(self) -> None:
         self.training.close()
         self.validation.close()
 
 
-def build(config: Resolved, devices: Devices, folder: Path, data: Path, shards: manifest.Manifest, stop: Stop) -> Run:
+def build(config: Resolved, devices: Devices, folder: Path, data: Location, shards: manifest.Manifest, stop: Stop) -> Run:
     """Put a run together. TensorFlow must be set up (`job/machine/devices.py`).
 
     Args:
         folder: the run's.
-        data: the folder of its shards.
+        data: where its shards are.
     """
     training, validation = open_feeds(config, data, shards)
     weights = class_weights(config, shards.splits["train"])
@@ -89,15 +102,20 @@ def build(config: Resolved, devices: Devices, folder: Path, data: Path, shards: 
     return Run(config, devices, folder, shards, weights, training, validation, network, inference, step)
 
 
-def open_feeds(config: Resolved, data: Path, shards: manifest.Manifest) -> tuple[MemoryFeed, MemoryFeed]:
+def open_feeds(config: Resolved, data: Location, shards: manifest.Manifest) -> tuple[MemoryFeed, MemoryFeed]:
     """The feeds of training and validation; validation's images come first in what is kept in memory."""
     train, validation = shards.splits["train"], shards.splits["validation"]
     size, room = config.model.size, int(config.feed.memory * 2**30)
     validation_room = min(room, validation.records * 3 * size * size)
     return (
-        MemoryFeed(Reader(data, train.shards), _source_size(config, shards), config.work.workers, room - validation_room),
-        MemoryFeed(Reader(data, validation.shards), size, config.work.workers, validation_room),
+        MemoryFeed(open_records(data, train.shards), _source_size(config, shards), config.work.workers, room - validation_room),
+        MemoryFeed(open_records(data, validation.shards), size, config.work.workers, validation_room),
     )
+
+
+def windows(config: Resolved, shards: manifest.Manifest) -> order.Windows:
+    """The training shards, and how many of them are shuffled together."""
+    return order.Windows(tuple(shard.records for shard in shards.splits["train"].shards), config.schedule.window)
 
 
 def _source_size(config: Resolved, shards: manifest.Manifest) -> int:
@@ -122,6 +140,7 @@ def restore(run: Run, latest: Checkpoint | None) -> State:
     Raises:
         UserError: the checkpoint is of other data or of another network.
     """
+    run.look_ahead(0 if latest is None else latest.state.step)
     if latest is None:
         if "stem/kernel" in run.network.frozen:
             _whiten(run)
@@ -142,7 +161,7 @@ def require_same_data(shards: manifest.Manifest, fingerprint: str, folder: Path)
 
 def _whiten(run: Run) -> None:
     """Set the frozen stem by the training images' own patches."""
-    numbers = order.permutation(run.config.schedule.seed, 0, run.images)[:WHITENING_IMAGES]
+    numbers = order.permutation(run.config.schedule.seed, 0, run.order)[:WHITENING_IMAGES]
     small = MemoryFeed(run.training.reader, PATCH_SIDE, run.config.work.workers, 0)
     images, _ = small.gather(numbers)
     small.stop()

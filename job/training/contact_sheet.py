@@ -10,24 +10,25 @@ import numpy as np
 from job.config.resolve import Resolved
 from job.console import console
 from job.data import manifest
+from job.data.location import Location
 from job.errors import UserError
 from job.feeds import order
 from job.inference import plots
 from job.runs.records import Summary
 from job.storage import local
 from job.training import augment
-from job.training.build import open_feeds
+from job.training.build import open_feeds, windows
 
 IMAGES, VERSIONS = 8, 4  # shown: training images, each in so many versions
 
 
-def show_augmented(config: Resolved, data: Path, shards: manifest.Manifest) -> Summary:
+def show_augmented(config: Resolved, data: Location, shards: manifest.Manifest) -> Summary:
     """Write the sheet to the file that `--show-augment` names."""
     path, size, seed = Path(config.run.show_augment), config.schedule.train_sizes[-1], config.schedule.seed
     if path.suffix.lower() != ".png":
         raise UserError("--show-augment", f"{str(path)!r} is not a PNG file's name", "use a name that ends in .png")
     local.make_folder(path.absolute().parent)
-    numbers = order.permutation(seed, 0, shards.splits["train"].records)[:IMAGES]
+    numbers = order.permutation(seed, 0, windows(config, shards))[:IMAGES]
     training, validation = open_feeds(config, data, shards)
     with closing(training), closing(validation):
         images, labels = training.gather(numbers)

@@ -6,14 +6,17 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from job.config.options import build, knobs, leaves
+from job.config.options import build, knobs, leaves, replace
 from job.config.resolve import Resolved
 from job.config.schema import Config
 from job.console import console
 from job.data import manifest
+from job.data.location import Location, locate
 from job.errors import UserError
 from job.runs import checkpoints
 from job.runs.records import CHECKPOINTS, CONFIG, DATA, SUMMARY, Summary, find_data, read_config
+from job.shutdown import Stop
+from job.storage.opening import is_bucket
 
 CHANGEABLE = ("precision", "replicas", "threads")  # they change bits, not what is computed
 
@@ -24,8 +27,8 @@ def given_of(config: Config) -> set[str]:
     return {name for name, value in leaves(config).items() if value != defaults[name]}
 
 
-def configuration(folder: Path, config: Config, given: Collection[str], before: Summary | None) -> tuple[Config, Path]:
-    """The configuration of this start, and the folder of its shards.
+def configuration(folder: Path, config: Config, given: Collection[str], before: Summary | None, stop: Stop) -> tuple[Config, Location]:
+    """The configuration of this start, and where its shards are.
 
     Args:
         given: the options that the user set for this start.
@@ -36,15 +39,17 @@ def configuration(folder: Path, config: Config, given: Collection[str], before: 
     """
     if not (folder / CONFIG).exists():
         require_configuration(folder)
-        return config, find_data(folder, config)
+        return config, find_data(folder, config, stop=stop)
     stored = read_config(folder)
     merged = merge(folder, config, given)
-    if "data" in given and manifest.exists(Path(config.source.data)):
-        return merged, Path(config.source.data).absolute()
-    data = find_data(folder, stored, "" if before is None else before.fingerprint)
+    if "data" in given and manifest.exists(named := locate(config.source.data, config.feed, stop)):
+        return merged, named.absolute() if isinstance(named, Path) else named
+    if is_bucket(config.output.out):  # the folder may have been copied to another bucket
+        stored = replace(stored, out=config.output.out)
+    data = find_data(folder, stored, "" if before is None else before.fingerprint, config.feed, stop)
     if not manifest.exists(data) and not manifest.unfinished(data):
         raise UserError(str(data), "the data set of this run is not found there", "give its folder with --data")
-    if data != folder / DATA and str(data) != stored.source.data:
+    if data != folder / DATA and str(data) not in (stored.source.data, f"{config.output.out}/{DATA}"):
         console.log(f"the data set of this run is found in {data}")
     return merged, data
 

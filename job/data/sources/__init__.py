@@ -1,4 +1,4 @@
-"""Sources of images: a folder, an archive, a CSV, Kaggle, the web. Each lists its images, then reads them.
+"""Sources of images: a folder, an archive, a CSV, a bucket, Kaggle, the web. Each lists its images, then reads them.
 
 `open_source` reads the kind off the text that the user gave and off a file's first bytes, and imports that kind alone.
 """
@@ -19,9 +19,10 @@ from job.data.sources import names
 from job.data.sources.address import canonical, shown
 from job.errors import UserError
 from job.shutdown import Stop
+from job.storage.opening import is_bucket
 
 AUTO = Reading()
-KINDS = "a folder, a zip or tar (gz, xz, bz2), a CSV, kaggle:owner/dataset, kaggle:competition/NAME or https://..."
+KINDS = "a folder, a zip or tar (gz, xz, bz2), a CSV, gs://... or s3://..., kaggle:owner/dataset, kaggle:competition/NAME or https://..."
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,12 @@ class Source(Protocol):
 
 
 def is_remote(text: str) -> bool:
-    """Whether a source is downloaded."""
+    """Whether a source is elsewhere than on this machine."""
+    return is_downloaded(text) or is_bucket(canonical(text))
+
+
+def is_downloaded(text: str) -> bool:
+    """Whether a source is fetched whole before it is opened, from Kaggle or the web."""
     return canonical(text).startswith(("kaggle:", "https://", "http://"))
 
 
@@ -92,9 +98,9 @@ def open_source(text: str, scratch: Path, stop: Stop | None = None, reading: Rea
     """Open what the user named, downloaded first where it is remote.
 
     Args:
-        text: a folder, an archive, a CSV, `kaggle:...` or `https://...`.
+        text: a folder, an archive, a CSV, `gs://...`, `s3://...`, `kaggle:...` or `https://...`.
         scratch: a folder for downloads and nested archives; nothing is written elsewhere.
-        stop: ends a download.
+        stop: ends a download, and the reading of a bucket.
         labels: whether classes are wanted: without, a CSV needs no column of labels.
 
     Raises:
@@ -107,7 +113,11 @@ def open_source(text: str, scratch: Path, stop: Stop | None = None, reading: Rea
         from job.data.sources import kaggle_hub
 
         return open_source(str(kaggle_hub.download(text, scratch, stop)), scratch, stop, reading, labels=labels)
-    if is_remote(text):
+    if is_bucket(text):
+        from job.data.sources import bucket
+
+        return bucket.open_objects(text, scratch, stop, reading, labels)
+    if is_downloaded(text):
         from job.data.sources import web
 
         came = web.download(text, scratch, stop)
@@ -122,20 +132,33 @@ def open_source(text: str, scratch: Path, stop: Stop | None = None, reading: Rea
     if not path.is_file():
         raise UserError(text, "is neither a file nor a folder", f"give {KINDS}")
     with path.open("rb") as file:
-        first = file.read(signatures.FIRST)
-    _refuse(text, first)
-    if signatures.archive_kind(first) or (names.is_archive(text) and not signatures.is_image(first)):
+        kind = kind_of(text, file.read(signatures.FIRST))
+    if kind == names.ARCHIVE:
         from job.data.sources.archive import Archive
 
         return Archive(path, scratch, reading.zip_encoding)
-    if signatures.is_image(first) or names.is_image(text):
+    if kind == names.IMAGE:
         from job.data.sources.folder import SingleImage
 
         return SingleImage(path)
-    if text.lower().endswith((*names.TABLES, ".txt", ".lst")):
-        from job.data.sources.table import Table
+    from job.data.sources.table import Table
 
-        return Table(path, reading, labels)
+    return Table(path, reading, labels)
+
+
+def kind_of(text: str, first: bytes) -> str:
+    """What a single file that the user named is, by its name and its first bytes: an archive, an image or a table.
+
+    Raises:
+        UserError: it is none of them, or cannot be read.
+    """
+    _refuse(text, first)
+    if signatures.archive_kind(first) or (names.is_archive(text) and not signatures.is_image(first)):
+        return names.ARCHIVE
+    if signatures.is_image(first) or names.is_image(text):
+        return names.IMAGE
+    if text.lower().endswith((*names.TABLES, ".txt", ".lst")):
+        return names.TABLE
     raise UserError(shown(text), "is neither images nor an archive of them", f"give {KINDS}")
 
 
@@ -152,14 +175,18 @@ def _refuse(text: str, first: bytes) -> None:
         raise UserError(text, "is a table of a kind that is not read", "save it as CSV")
 
 
-def contents(text: str, reading: Reading = AUTO) -> str:
+def contents(text: str, reading: Reading = AUTO, stop: Stop | None = None) -> str:
     """What a source holds, in words that differ where files were added, removed or replaced.
 
     Names within the source, sizes and times of change count, of an archive its size and directory, not the bytes: those
-    of a data set take minutes to read. Empty for what is downloaded, or is not there.
+    of a data set take minutes to read. In a bucket versions tell. Empty for what is downloaded, or is not there.
     """
     text = canonical(text)
-    if is_remote(text) or not Path(text).exists():
+    if is_bucket(text):
+        from job.data.sources import bucket
+
+        return bucket.contents(text, Stop() if stop is None else stop, reading)
+    if is_downloaded(text) or not Path(text).exists():
         return ""
     digest, count, total = hashlib.sha256(), 0, 0
     for file in open_source(text, Path(), reading=reading, labels=False).files():

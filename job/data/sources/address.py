@@ -17,6 +17,7 @@ from typing import NoReturn
 
 from job.addresses import CHECKSUM, MATRIX, Parts, cut, hidden, is_plain, joined, parameter, public, split
 from job.errors import UserError
+from job.storage import opening
 
 HOSTS = ("www.kaggle.com", "kaggle.com")
 _ADDRESS = re.compile(r"\s*(?:(?!kaggle:)[a-z][a-z0-9+.-]+://+|https?:/*)", re.I)  # `https:/x` too: it may hold a password all the same
@@ -37,18 +38,16 @@ _PAGES = (  # with the tabs of a page after the name
     re.compile(r"api/v1/competitions/data/download-all/(?P<competition>[\w-]+)", re.ASCII),
 )
 _SHORT = (re.compile(r"competition/(?P<competition>[\w-]+)", re.ASCII), re.compile(rf"(?!(?:datasets|competitions?|c)/){_DATASET.pattern}"))
-_ELSEWHERE = {
-    "gs": ("is in Google Cloud Storage, which is not read directly", "download it first, e.g. gcloud storage cp, and give the file"),
-    "s3": ("is in S3, which is not read directly", "download it first, e.g. aws s3 cp, and give the file"),
-    "hf": ("is on Hugging Face, which is not read by this name", "download it first, e.g. hf download, and give the folder"),
-}
+_ELSEWHERE = {"hf": ("is on Hugging Face, which is not read by this name", "download it first, e.g. hf download, and give the folder")}
+_OBJECTS = re.compile(r"(?:gs|s3)://[^/@?#]+(?:/[^?#]*)?", re.S | re.I)  # in the form that `canonical` gives: there is no secret in it
 
 
 def canonical(text: str) -> str:
     """The one way to write a source that can be named in several: those of Kaggle, and addresses; paths are left alone.
 
     Returns:
-        `kaggle:owner/name`, with `/versions/N` where one was named, `kaggle:competition/NAME`, `http(s)://...`, or a path.
+        `kaggle:owner/name`, with `/versions/N` where one was named, `kaggle:competition/NAME`, `http(s)://...`, `gs://...`,
+        `s3://...`, or a path.
 
     Raises:
         UserError: it names nothing on Kaggle, or is an address of a kind that is not read.
@@ -64,6 +63,8 @@ def canonical(text: str) -> str:
         return text
     if scheme == "file":
         return _file(text, rest)
+    if opening.is_bucket(bare):
+        return opening.canonical(bare)
     if scheme not in ("https", "http"):
         what, fix = _ELSEWHERE.get(scheme, (f"is an address of an unknown kind, {scheme}://", "download it first and give the file"))
         raise UserError(shown(text), what, fix)
@@ -89,7 +90,7 @@ def identity(text: str) -> str:
     What `shown` hides is left out where it is part of a signature, and a short hash elsewhere. What is no web address is
     given back as it is.
     """
-    if not _ADDRESS.match(text):
+    if not _ADDRESS.match(text) or _OBJECTS.fullmatch(text):
         return text
     start, host, path, query, fragment = _split(text)
     path = MATRIX.sub(lambda match: "".join(f";{text}" for text in _compared([parameter(match[1])])), hidden(path))
@@ -109,7 +110,7 @@ def _compared(pairs: list[tuple[str, str]]) -> list[str]:
 
 def last_part(text: str) -> str:
     """The last part of an address's path without parameters, or of a path: what a file of no other name is called."""
-    if not _ADDRESS.match(text):
+    if not _ADDRESS.match(text) or _OBJECTS.fullmatch(text):
         return Path(text).name
     return urllib.parse.unquote(MATRIX.sub("", _split(text)[2])).rstrip("/").rpartition("/")[2]
 

@@ -18,10 +18,10 @@ import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable, Hashable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import IO, Any, NamedTuple, Self, cast
+from typing import IO, Any, NamedTuple, Self, TypeVar, cast
 
 from job.data import signatures
 from job.data.sources import names, zip_names
@@ -40,6 +40,8 @@ _TAIL = 1 << 16  # bytes
 _END = struct.Struct("<4s4H2LH")  # the record at a zip's end
 _HEADER_BYTES = 1 << 20  # of a tar's extended header, which tarfile reads whole
 _HEADERS = (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
+
+T = TypeVar("T")
 
 
 class _Refused(Exception):
@@ -77,12 +79,18 @@ class _Packed(NamedTuple):
 class Archive(Walk):
     """Every image in an archive, by its path within it (`train.zip/train/cat.0.jpg` in a nested one)."""
 
-    def __init__(self, path: Path, scratch: Path, zip_encoding: str = "") -> None:
-        """`zip_encoding` is that of names which do not say theirs and are not UTF-8."""
-        self.path, self.where = path, str(path)
+    def __init__(self, path: Path, scratch: Path, zip_encoding: str = "", where: str = "") -> None:
+        """
+        Args:
+            zip_encoding: that of names which do not say theirs and are not UTF-8.
+            where: its address, if it came from a bucket.
+        """
+        self.path, self.where = path, where or str(path)
+        self._anew = "upload it again" if where else "download it again"
         self._scratch, self._encoding = scratch, zip_names.known(zip_encoding)
 
     has_archives = True
+    tries = 1  # of what turns out corrupt
 
     def files(self) -> list[Path]:
         return [self.path]
@@ -98,6 +106,18 @@ class Archive(Walk):
         with self._explained(prefix):
             yield from self._zip(file, prefix) if self._kind(file, prefix) == "zip" else self._tar(file, prefix)
 
+    def refresh(self) -> None:
+        """Get ready for a further try."""
+
+    def _tried(self, work: Callable[[], T], prefix: str) -> T:
+        """What `work` gives, tried again where it comes out corrupt."""
+        for _ in range(self.tries - 1):
+            with suppress(Corrupt), self._explained(prefix):
+                return work()
+            self.refresh()
+        with self._explained(prefix):
+            return work()
+
     @contextmanager
     def _explained(self, prefix: str) -> Iterator[None]:
         """What the readers of archives raise, in our words."""
@@ -111,7 +131,7 @@ class Archive(Walk):
             if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):  # the disk's fault, not the archive's
                 raise
             reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(":")
-            raise Corrupt(self.where, f"{prefix or 'the archive'} is corrupt ({reason})", "download it again") from None
+            raise Corrupt(self.where, f"{prefix or 'the archive'} is corrupt ({reason})", self._anew) from None
 
     def _kind(self, file: Path | IO[bytes], prefix: str) -> str:
         if isinstance(file, Path):
@@ -124,7 +144,7 @@ class Archive(Walk):
         if signatures.is_lfs_pointer(first):
             raise UserError(self.where, f"{what} is a Git LFS pointer, not the archive", "run git lfs pull")
         if not kind:
-            raise UserError(self.where, f"{what} is not an archive, whatever its name says", "rename it, or download it again")
+            raise UserError(self.where, f"{what} is not an archive, whatever its name says", f"rename it, or {self._anew}")
         if kind in ("7z", "rar"):
             raise UserError(self.where, f"is or holds a {kind} archive, which cannot be read", "unpack it and give the folder")
         if kind == "zstd" and sys.version_info < (3, 14):
@@ -132,7 +152,7 @@ class Archive(Walk):
         return kind
 
     def _zip(self, file: Path | IO[bytes], prefix: str) -> Iterator[Member]:
-        with zipfile.ZipFile(file) as archive:
+        with self._tried(partial(zipfile.ZipFile, file), prefix) as archive:
             self._check_start(archive)
             for member in archive.infolist():
                 if member.is_dir():
@@ -189,7 +209,7 @@ class Archive(Walk):
             yield Member(name, partial(self._first, packed, prefix), partial(self._content, packed, prefix, what), identity, special=what)
         elif what == names.ARCHIVE:
             self._check(packed)
-            yield from self._nested(packed, name)
+            yield from self._nested(packed, prefix)
         elif packed.is_encrypted:
             yield Member(name, bytes, bytes, special="encrypted")
         elif packed.leads_out or packed.is_link:
@@ -202,14 +222,18 @@ class Archive(Walk):
             return file.read(signatures.FIRST)
 
     def _content(self, packed: _Packed, prefix: str, known: str) -> bytes:
-        with self._explained(prefix):
-            if not known:  # it was no image to judge by its name, and was not checked for one
+        if not known:  # it was no image to judge by its name, and was not checked for one
+            with self._explained(prefix):
                 self._check(packed)
+
+        def unpacked() -> bytes:
             with packed.open() as file:
                 content = b"".join(iter(partial(file.read, packed.piece), b""))
             if len(content) != packed.size:
                 raise EOFError(f"{packed.name} is cut short")
-        return content
+            return content
+
+        return self._tried(unpacked, prefix)
 
     @staticmethod
     def _check_start(archive: zipfile.ZipFile) -> None:
@@ -230,14 +254,22 @@ class Archive(Walk):
             if rest.strip(b"\0"):
                 raise _Refused("more after its end, as where archives are written one after another")
 
-    def _nested(self, packed: _Packed, name: str) -> Iterator[Member]:
+    def _nested(self, packed: _Packed, prefix: str) -> Iterator[Member]:
+        name = prefix + packed.name
         if sum(map(names.is_archive, name.split("/"))) > DEPTH:
             raise _Refused(f"archives inside archives, more than {DEPTH} deep")
         local.require_space(self._scratch, packed.size, f"unpacking {name}")
         # seeking in a compressed member reads it again from its start, so it is copied out first
-        with packed.open() as inner, tempfile.TemporaryFile(dir=self._scratch) as copy:
-            shutil.copyfileobj(inner, copy, packed.piece)
-            copy.seek(0)
+        with tempfile.TemporaryFile(dir=self._scratch) as copy:
+
+            def copied() -> None:
+                copy.seek(0)
+                with packed.open() as inner:
+                    shutil.copyfileobj(inner, copy, packed.piece)
+                copy.truncate()
+                copy.seek(0)
+
+            self._tried(copied, prefix)
             yield from self._members(copy, name + "/")
 
     def _check(self, packed: _Packed) -> None:

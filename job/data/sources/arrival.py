@@ -210,7 +210,7 @@ def _check_words(path: Path, first: bytes, name: str, chain: Sequence[str]) -> N
 def _is_list(path: Path) -> bool:
     """Whether it is a table that may list images: with a known column, names of images, or columns and rows."""
     try:
-        sheet = table_text.read(path, table_columns.KNOWN)
+        sheet = table_text.read(path, str(path), table_columns.KNOWN)
         if any(table_text.loose(name) in table_columns.KNOWN for name in sheet.header):
             return True
         rows = [row for _, row in islice(sheet.rows(), _ROWS)]

@@ -79,6 +79,11 @@ def is_system_folder(name: str) -> bool:
     return (name.startswith(".") and name not in (".", "..")) or name.lower() in _SYSTEM_FOLDERS
 
 
+def is_told(name: str) -> bool:
+    """Whether the name alone says what the file is."""
+    return _by_name(name) != _UNSAID
+
+
 def what(name: str, first: Callable[[], bytes]) -> str:
     """What the file of this path is: one of the words above, or why it is passed over.
 

@@ -13,6 +13,7 @@ from job.console import counted
 from job.data.class_names import same_class
 from job.data.sources import Entry, Listing, table_columns, table_text
 from job.data.sources.address import identity, shown
+from job.data.sources.places import Disk, Place
 from job.data.sources.table_columns import Columns
 from job.data.sources.table_files import Ambiguous, Files
 from job.data.sources.table_text import plain
@@ -27,34 +28,31 @@ _ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 class Table:
     """The images that the rows of a CSV name, by their paths within the CSV's folder."""
 
-    def __init__(self, path: Path, reading: Reading, labels: bool) -> None:
-        """`labels` says whether classes are wanted; without, only the column of paths is."""
+    def __init__(self, path: Path, reading: Reading, labels: bool, place: Place | None = None) -> None:
+        """
+        Args:
+            labels: whether classes are wanted; without, only the column of paths is.
+            place: where the CSV and its images are, if not in the folder of `path`.
+        """
         self.path, self.reading, self.labels = path, reading, labels
-        self._folder = path.parent
+        self._place = Disk(path.parent) if place is None else place
+        self.where = str(path) if place is None else f"{place.where}/{path.name}"
 
     def files(self) -> list[Path]:
-        return [self.path, *(self._folder / entry.name for entry in self.listing.entries if not entry.fault)]
+        return [self.path, *(self.path.parent / entry.name for entry in self.listing.entries if not entry.fault)]
 
     def read(self) -> Iterator[tuple[str, bytes]]:
-        for entry in self.listing.entries:
-            if not entry.fault:
-                yield entry.name, self._content(entry.name)
-
-    def _content(self, name: str) -> bytes:
-        try:
-            return (self._folder / name).read_bytes()
-        except FileNotFoundError:
-            raise UserError(str(self._folder / name), "was just deleted", "rerun") from None
+        yield from self._place.read(entry.name for entry in self.listing.entries if not entry.fault)
 
     @cached_property
     def listing(self) -> Listing:
-        sheet = table_text.read(self.path, table_columns.KNOWN | {table_text.loose(self.reading.path_column)})
+        sheet = table_text.read(self.path, self.where, table_columns.KNOWN | {table_text.loose(self.reading.path_column)})
         columns = table_columns.find(sheet, self.reading, self.labels)
-        files = Files(self._folder, split_of(self.path.stem))
+        files = Files(self._place, split_of(self.path.stem))
         columns, turned = self._turned(columns, files) if columns.rivals else (columns, "")
         entries = self._entries(columns, files)
         if not entries:
-            raise UserError(str(self.path), "lists no images", "give a CSV with a row for each image")
+            raise UserError(self.where, "lists no images", "give a CSV with a row for each image")
         if all(entry.fault for entry in entries):
             raise self._nothing_found(entries, files)
         return Listing(
@@ -113,15 +111,15 @@ class Table:
             line, word = bare[0]
             what = f"has {counted(len(bare), 'row')} without a label{f' ({plain(word)})' if word else ''}, the first in line {line}"
             fix = f"; a class of that name must be called otherwise than {plain(word)}" if word else ""
-            raise UserError(str(self.path), what, f"complete or delete them; only rows of the test split may have none{fix}")
+            raise UserError(self.where, what, f"complete or delete them; only rows of the test split may have none{fix}")
         return list(found.values())
 
     def _require_cells(self, path: str, label: str, line: int) -> None:
         if not path:
-            raise UserError(f"{self.path} line {line}", "has no path", "complete or delete it")
+            raise UserError(f"{self.where} line {line}", "has no path", "complete or delete it")
         for kind, cell in (("path", path), ("label", label)):
             if "\n" in cell or "\r" in cell:
-                raise UserError(f"{self.path} line {line}", f"a {kind} of several lines begins here", "close the quote")
+                raise UserError(f"{self.where} line {line}", f"a {kind} of several lines begins here", "close the quote")
 
     def _require_one_path(self, columns: Columns, row: Sequence[str], name: str, line: int, files: Files) -> None:
         """Refuse two columns of paths that name two files."""
@@ -132,7 +130,7 @@ class Table:
                 same = columns.sheet.header[columns.path] == columns.sheet.header[at]
                 what = f"its file could be {plain(name)} of column {one}, or {plain(other)} of column {another}"
                 fix = "rename one of them" if same else "name one with --path-column"
-                raise UserError(f"{self.path} line {line}", what, fix)
+                raise UserError(f"{self.where} line {line}", what, fix)
 
     def _file(self, path: str, split: str | None, line: int, files: Files) -> str | None:
         try:
@@ -140,23 +138,23 @@ class Table:
         except Ambiguous as error:
             more = f" and {len(error.names) - 2:,} more" if len(error.names) > 2 else ""
             what = f"{plain(path)} could be {plain(error.names[0])} or {plain(error.names[1])}{more}"
-            raise UserError(f"{self.path} line {line}", what, "write the path of one of them, relative to the CSV") from None
+            raise UserError(f"{self.where} line {line}", what, "write the path of one of them, relative to the CSV") from None
 
     def _require_same(self, before: Entry, entry: Entry, line: int) -> None:
         """Refuse a file that is listed twice and not in the same way."""
         if before != entry and _told(before) != _told(entry):
             other = "label" if _told(before)[0] != _told(entry)[0] else "split"
-            raise UserError(f"{self.path} line {line}", f"{plain(entry.name)} is listed a second time with another {other}", "keep one")
+            raise UserError(f"{self.where} line {line}", f"{plain(entry.name)} is listed a second time with another {other}", "keep one")
 
     def _nothing_found(self, entries: list[Entry], files: Files) -> UserError:
         example, count = plain(entries[0].name), f"lists {counted(len(entries), 'file')}, none of which is found"
         if _ADDRESS.match(example):
             what = f"{count}, such as {example}: downloads of single images are not read"
-            return UserError(str(self.path), what, "download them into the folder of the CSV")
-        what = f"{count}, such as {example}, neither there nor by its name alone below {self._folder}"
+            return UserError(self.where, what, "download them into the folder of the CSV")
+        what = f"{count}, such as {example}, neither there nor by its name alone below {self._place.where}"
         if files.archives:
-            return UserError(str(self.path), what, f"unpack {plain(files.archives[0])}, or name another column with --path-column")
-        return UserError(str(self.path), what, "paths are relative to the CSV; correct them, or name another column with --path-column")
+            return UserError(self.where, what, f"unpack {plain(files.archives[0])}, or name another column with --path-column")
+        return UserError(self.where, what, "paths are relative to the CSV; correct them, or name another column with --path-column")
 
     def _notes(self, columns: Columns, files: Files, turned: str) -> tuple[str, ...]:
         found = [f"paths found {how}: {count:,}" for how, count in files.how.items()]

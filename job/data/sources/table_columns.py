@@ -75,7 +75,7 @@ def find(sheet: Sheet, reading: Reading, labels: bool) -> Columns:
     _require_header(sheet, reading)
     path = _named(sheet, "--path-column", reading.path_column) if reading.path_column else _first(sheet, PATHS)
     if path is None:
-        raise UserError(str(sheet.path), f"has no known column of paths {_columns(sheet)}", "name one with --path-column")
+        raise UserError(sheet.where, f"has no known column of paths {_columns(sheet)}", "name one with --path-column")
     label: tuple[int, ...] = ()
     if labels and reading.label_column:
         label = (_named(sheet, "--label-column", reading.label_column),)
@@ -111,7 +111,7 @@ def _require_header(sheet: Sheet, reading: Reading) -> None:
     if any(names.is_image(name) or (name and os.path.isfile(sheet.path.parent / name)) for name in sheet.header):
         line = (sheet.delimiter if sheet.delimiter.isprintable() else "\t").join(map(plain, sheet.header))
         shown = f"{line[:80]}..." if len(line) > 80 else line
-        raise UserError(str(sheet.path), f"has no header: its first line is {shown!r}", "add one such as path,label")
+        raise UserError(sheet.where, f"has no header: its first line is {shown!r}", "add one such as path,label")
 
 
 def _first(sheet: Sheet, known: Sequence[str]) -> int | None:
@@ -126,9 +126,9 @@ def _named(sheet: Sheet, option: str, name: str) -> int:
     if not same:
         guess = nearest(name, [column for column in sheet.header if column])
         fix = guess if guess.startswith("did you mean") else "name one of them"
-        raise UserError(option, f"{name!r} is not a column of {sheet.path} {_columns(sheet)}", plain(fix))
+        raise UserError(option, f"{name!r} is not a column of {sheet.where} {_columns(sheet)}", plain(fix))
     if len(same) > 1:
-        what = f"{name!r} could be the columns {_and(sheet, same)} of {sheet.path}"
+        what = f"{name!r} could be the columns {_and(sheet, same)} of {sheet.where}"
         raise UserError(
             option, what, "rename one of them" if len({sheet.header[at] for at in same}) == 1 else "write it as it stands there"
         )
@@ -164,7 +164,7 @@ def _label_column(sheet: Sheet, values: list[set[str]], path: int) -> tuple[int,
         if may_be and (len(held[found[0]]) != len(held[other]) or _divide_differently(sheet, found[0], other)):
             first, second = (f"{sheet.called(at)} ({_told(held[at])})" for at in (found[0], other))
             fix = "rename one of them" if sheet.header[found[0]] == sheet.header[other] else "name one with --label-column"
-            raise UserError(str(sheet.path), f"its labels could be {first} or {second}", fix)
+            raise UserError(sheet.where, f"its labels could be {first} or {second}", fix)
     return tuple(found[:1])
 
 
@@ -195,7 +195,7 @@ def _one_hot(sheet: Sheet, values: list[set[str]], used: set[int]) -> tuple[int,
     """
     free = [at for at, name in enumerate(sheet.header) if name and at not in used and not table_splits.is_split(name)]
     bits = [at for at in free if values[at] and {value.lower() for value in values[at]} <= _BITS]
-    where, found = str(sheet.path), listed(sheet, bits)
+    where, found = sheet.where, listed(sheet, bits)
     if len(bits) > 2:
         what = f"has no column of labels, but {len(bits)} columns of 0 and 1 instead of two: {found}"
         raise UserError(where, what, "name one with --label-column, or keep two")

@@ -8,11 +8,11 @@ from __future__ import annotations
 import os
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from itertools import takewhile
-from pathlib import Path
 
 from job.data.sources import names
+from job.data.sources.places import Place
 from job.data.sources.walk import nfc
 from job.data.splits import split_of
 
@@ -28,16 +28,15 @@ class Ambiguous(Exception):
 
 
 class Files:
-    """The files that the paths of a CSV in a folder name. `how` counts those that are not found as they stand.
+    """The files that the paths of a CSV name. `how` counts those that are not found as they stand.
 
-    `archives` are those below the folder, where it was searched.
+    `archives` are those below the CSV's folder, where it was searched.
     """
 
-    def __init__(self, folder: Path, split: str | None) -> None:
+    def __init__(self, place: Place, split: str | None) -> None:
         """`split` decides where two files of one name lie in folders of two splits, if the row's own does not."""
         self.how: Counter[str] = Counter()
-        self._folder, self._split = str(folder), split
-        self._roots = tuple(dict.fromkeys(os.path.join(root, "") for root in (os.path.abspath(folder), os.path.realpath(folder))))
+        self._place, self._split = place, split
         self._listed: dict[str, tuple[_Names, _Names]] = {}
         self._spelled: dict[str, list[str]] = {}
         self._tree: _Tree | None = None
@@ -52,10 +51,10 @@ class Files:
         Raises:
             Ambiguous: two files or more fit equally well.
         """
-        if self._is_file(text):
+        if self._place.is_file(text):
             return self._key(text)
         clean = text.replace("\\", "/")
-        if clean != text and self._is_file(clean):
+        if clean != text and self._place.is_file(clean):
             return self._found("with backslashes read as slashes", clean)
         here = self._nearby(clean)
         if here:
@@ -65,7 +64,7 @@ class Files:
         if self._is_elsewhere(clean):
             return None
         if self._tree is None:
-            self._tree = _Tree(self._folder)
+            self._tree = _Tree(self._place)
         below = self._below(self._tree, clean)
         return self._found("by file name alone", self._one(below, split)) if below else None
 
@@ -78,7 +77,7 @@ class Files:
 
     def are_one(self, name: str, other: str) -> bool:
         """Whether two names are of one file."""
-        return name == other or len({os.path.realpath(os.path.join(self._folder, one)) for one in (name, other)}) == 1
+        return name == other or self._place.same(name) == self._place.same(other)
 
     def _below(self, tree: _Tree, name: str) -> list[str]:
         """The files of this name anywhere.
@@ -95,26 +94,15 @@ class Files:
         self.how[how] += 1
         return self._key(name)
 
-    def _is_file(self, name: str) -> bool:
-        return os.path.isfile(os.path.join(self._folder, name))
-
     def _key(self, name: str) -> str:
         """One name for one file, however it is written."""
-        inside = self._inside(name)
+        inside = self._place.inside(name)
         return name if inside is None else inside
-
-    def _inside(self, name: str) -> str | None:
-        """A path within the folder; None if it leads out."""
-        if not os.path.isabs(name) and ".." not in name.split("/"):
-            return os.path.normpath(name)
-        path = os.path.normpath(os.path.join(self._roots[0], name))
-        root = next((root for root in self._roots if path.startswith(root)), "")
-        return path[len(root) :] if root else None
 
     def _is_elsewhere(self, name: str) -> bool:
         """Whether the path leads to another folder, which exists: its file is missing there, and not to be found here."""
         folder = name.rpartition("/")[0]
-        return bool(folder) and self._inside(name) is None and bool(self._folders(folder))
+        return bool(folder) and self._place.inside(name) is None and bool(self._folders(folder))
 
     def _one(self, found: Sequence[str], split: str | None) -> str:
         """The only file, or the only one in a folder of the split that the row or else the CSV is of."""
@@ -122,7 +110,7 @@ class Files:
             if len(found) > 1 and wanted:
                 fitting = [name for name in found if wanted in map(split_of, name.split("/")[:-1])]
                 found = fitting if len(fitting) == 1 else found
-        if len({os.path.realpath(os.path.join(self._folder, name)) for name in found}) > 1:
+        if len(set(map(self._place.same, found))) > 1:
             raise Ambiguous(found)
         return found[0]  # other names of it are links
 
@@ -138,7 +126,7 @@ class Files:
     def _folders(self, folder: str) -> list[str]:
         """The folder of this path; where there is none, those that differ in case or the form of accents."""
         if folder not in self._spelled:
-            exact = os.path.isdir(os.path.join(self._folder, folder))
+            exact = self._place.is_folder(folder)
             self._spelled[folder] = [folder] if exact else self._respelled(folder)
         return self._spelled[folder]
 
@@ -154,24 +142,24 @@ class Files:
     def _names(self, folder: str) -> tuple[_Names, _Names]:
         """The files and the folders in a folder."""
         if folder not in self._listed:
-            files, folders = _Names(), _Names()
-            for entry in _scan(os.path.join(self._folder, folder)):
-                if entry.is_file():
-                    files.setdefault(_stem(entry.name), []).append(entry.name)
-                elif entry.is_dir():
-                    folders.setdefault(_fold(entry.name), []).append(entry.name)
-            self._listed[folder] = files, folders
+            files, folders = self._place.entries(folder)
+            self._listed[folder] = _grouped(files, _stem), _grouped(folders, _fold)
         return self._listed[folder]
 
 
 class _Tree:
-    """All files below a folder, to be found by their names alone."""
+    """All files of a place, to be found by their names alone."""
 
-    def __init__(self, root: str) -> None:
+    def __init__(self, place: Place) -> None:
         self.archives: list[str] = []
         self._folders: _Names = {}  # by each end of their paths
         self._files: _Names = {}  # by their names without ending, each list sorted
-        for name in sorted(self._walk(root, "", ())):
+        found = [*place.walk()]
+        for folder, _ in found:
+            parts = _fold(folder).split("/") if folder else []
+            for at in range(len(parts)):
+                self._folders.setdefault("/".join(parts[at:]), []).append(folder)
+        for name in sorted(os.path.join(folder, file) for folder, files in found for file in files):
             what = names.what(name, bytes)
             if what in (names.IMAGE, names.OTHER):
                 self._files.setdefault(_stem(_base(name)), []).append(name)
@@ -198,33 +186,6 @@ class _Tree:
         places = range(bisect_left(same, start), len(same))
         return _fitting(list(takewhile(lambda one: one.startswith(start), map(same.__getitem__, places))), name)
 
-    def _walk(self, path: str, prefix: str, above: tuple[tuple[int, int], ...]) -> Iterator[str]:
-        """Every file; links are followed, but for those that lead back to a folder above."""
-        try:
-            status = os.stat(path)
-        except OSError:
-            return
-        here = (status.st_dev, status.st_ino)
-        if here in above:
-            return
-        if prefix:
-            folded = _fold(prefix[:-1]).split("/")
-            for at in range(len(folded)):
-                self._folders.setdefault("/".join(folded[at:]), []).append(prefix[:-1])
-        for entry in _scan(path):
-            if entry.is_file():
-                yield prefix + entry.name
-            elif entry.is_dir() and not names.is_system_folder(entry.name):
-                yield from self._walk(entry.path, f"{prefix}{entry.name}/", (*above, here))
-
-
-def _scan(folder: str) -> list[os.DirEntry[str]]:
-    """What a folder holds, by name; nothing where it cannot be listed, for it may be one that only the CSV knows."""
-    try:
-        return sorted(os.scandir(folder), key=lambda entry: entry.name)
-    except OSError:
-        return []
-
 
 def _base(name: str) -> str:
     return name.rpartition("/")[2]
@@ -237,6 +198,13 @@ def _fold(name: str) -> str:
 def _stem(name: str) -> str:
     """A file's name as it is compared, without an image's ending."""
     return _fold(os.path.splitext(name)[0] if names.is_image(name) else name)
+
+
+def _grouped(listed: Sequence[str], form: Callable[[str], str]) -> _Names:
+    found = _Names()
+    for name in listed:
+        found.setdefault(form(name), []).append(name)
+    return found
 
 
 def _fitting(same: Sequence[str], file: str) -> list[str]:

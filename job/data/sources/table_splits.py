@@ -52,17 +52,19 @@ class Splits:
         if self.strict and len(self.places) > 1:
             self._require_agreement(row, line, said, true)
         if said and self.strict and split_of(said[0][1]) is None:  # beyond the values that were looked at
-            raise _unknown(f"{self.sheet.path} line {line}", self.sheet.called(said[0][0]), said[0][1])
+            raise _unknown(f"{self.sheet.where} line {line}", self.sheet.called(said[0][0]), said[0][1])
         if said or true:
             return (said or true)[0][1]
         rest = [split for split in ("train", "test", "validation") if split not in {flag for _, flag in self.flags}]
         if not rest and self.strict:
-            raise UserError(f"{self.sheet.path} line {line}", f"{self._flags()} say no split", "set exactly one of them to true")
+            raise UserError(f"{self.sheet.where} line {line}", f"{self._flags()} say no split", "set exactly one of them to true")
         return rest[0] if rest and self.flags else None
 
     def _require_agreement(self, row: Sequence[str], line: int, said: list[tuple[int, str]], true: list[tuple[int, str]]) -> None:
         if not said and len({split for _, split in true}) > 1:
-            raise UserError(f"{self.sheet.path} line {line}", f"{self._flags()} say more than one split", "set exactly one of them to true")
+            raise UserError(
+                f"{self.sheet.where} line {line}", f"{self._flags()} say more than one split", "set exactly one of them to true"
+            )
         first, word = (said or true or [(-1, "")])[0]
         wanted = split_of(word)
         other = next((at for at, value in said[1:] if split_of(value) != wanted), None)
@@ -71,7 +73,7 @@ class Splits:
         if other is not None:
             one, another = (f"{self.sheet.called(at)} ({plain(row[at])})" for at in (first, other))
             what = f"columns {one} and {another} contradict each other on the split"
-            raise UserError(f"{self.sheet.path} line {line}", what, "correct the row, or delete one of the columns")
+            raise UserError(f"{self.sheet.where} line {line}", what, "correct the row, or delete one of the columns")
 
     def _flags(self) -> str:
         *before, last = [self.sheet.called(at) for at, _ in self.flags]
@@ -102,9 +104,9 @@ def find(sheet: Sheet, values: Sequence[set[str]], free: Collection[int], sparin
         elif _refused(name, held, unread):
             if strict and flag:
                 strange = plain(min(value for value in held if value.lower() not in (*TRUE, *FALSE)))
-                raise UserError(str(sheet.path), f"column {sheet.called(at)} has the value {strange!r}", "use true or false")
+                raise UserError(sheet.where, f"column {sheet.called(at)} has the value {strange!r}", "use true or false")
             if strict:
-                raise _unknown(str(sheet.path), sheet.called(at), unread[0])
+                raise _unknown(sheet.where, sheet.called(at), unread[0])
         elif len(held) <= MOST and at not in sparing:
             read = sorted(value for value in held if split_of(value, alone=True))
             if read and unread:
@@ -127,7 +129,7 @@ def _require_few_valid(sheet: Sheet, flags: Sequence[int]) -> None:
         told = [row[at].lower() in TRUE for _, row in sheet.rows()]
         if 2 * sum(told) > len(told):
             what = f"column {sheet.called(at)} is true in {sum(told):,} of {len(told):,} rows, many for a validation split"
-            raise UserError(str(sheet.path), what, "call it is_validation if it is meant so, else delete it")
+            raise UserError(sheet.where, what, "call it is_validation if it is meant so, else delete it")
 
 
 def is_split(name: str) -> bool:

@@ -50,6 +50,7 @@ class Sheet:
     """A CSV that can be gone through any number of times, one row in memory at a time."""
 
     path: Path
+    where: str  # in messages
     encoding: str
     delimiter: str
     skipped: int  # characters before the header
@@ -69,18 +70,18 @@ class Sheet:
             UserError: a row is wider than the header, a quote is not closed, or the file is not a CSV in its encoding.
         """
         width = len(self.header)
-        with _explained(self.path), self.path.open(newline="", encoding=self.encoding) as file:
+        with _explained(self.where), self.path.open(newline="", encoding=self.encoding) as file:
             before = 1 if file.read(self.skipped) else 0
             for line, row in _rows(file, self.delimiter, before, header=True):
                 if len(row) != width:
                     if any(row[width:]):
                         what = f"has {len(row)} columns, the header {width}"
-                        raise UserError(f"{self.path} line {line}", what, 'write values that hold a delimiter in quotes: "a,b"')
+                        raise UserError(f"{self.where} line {line}", what, 'write values that hold a delimiter in quotes: "a,b"')
                     row = row[:width] + [""] * (width - len(row))
                 yield line, row
 
 
-def read(path: Path, known: frozenset[str]) -> Sheet:
+def read(path: Path, where: str, known: frozenset[str]) -> Sheet:
     """Find out how a CSV is written.
 
     Args:
@@ -91,10 +92,10 @@ def read(path: Path, known: frozenset[str]) -> Sheet:
     """
     with path.open("rb") as raw:
         encoding = _encoding(raw.read(4))
-    with _explained(path), path.open(newline="", encoding=encoding) as file:
+    with _explained(where), path.open(newline="", encoding=encoding) as file:
         sample = file.read(_SAMPLE)
         if "\0" in sample:
-            raise UserError(str(path), "is not text in UTF-8, or in UTF-16 with a byte order mark", "save it as CSV UTF-8")
+            raise UserError(where, "is not text in UTF-8, or in UTF-16 with a byte order mark", "save it as CSV UTF-8")
         sep = _SEP.match(sample)
         skipped = sep.end() if sep else 0
         delimiter = sep.group(1) if sep else _delimiter(sample, known)
@@ -102,8 +103,8 @@ def read(path: Path, known: frozenset[str]) -> Sheet:
         file.read(skipped)
         header = next((row for _, row in _rows(file, delimiter)), [])
     if not any(name.strip("".join(_DELIMITERS)) for name in header):
-        raise UserError(str(path), "is empty", "give a CSV with a header and a row for each image")
-    return Sheet(path, encoding, delimiter, skipped, tuple(header))
+        raise UserError(where, "is empty", "give a CSV with a header and a row for each image")
+    return Sheet(path, where, encoding, delimiter, skipped, tuple(header))
 
 
 def _encoding(first: bytes) -> str:
@@ -113,16 +114,16 @@ def _encoding(first: bytes) -> str:
 
 
 @contextmanager
-def _explained(path: Path) -> Iterator[None]:
+def _explained(where: str) -> Iterator[None]:
     """What Python says of a file that is not what it seems, in our words."""
     try:
         yield
     except UnicodeError as error:
-        raise UserError(str(path), f"is not UTF-8 ({error})", "save it as CSV UTF-8") from None
+        raise UserError(where, f"is not UTF-8 ({error})", "save it as CSV UTF-8") from None
     except _Broken as error:
-        raise UserError(f"{path} line {error.line}", error.what, error.fix) from None
+        raise UserError(f"{where} line {error.line}", error.what, error.fix) from None
     except csv.Error as error:
-        raise UserError(str(path), f"cannot be read as CSV ({error})", "check its quotes, or save it anew as CSV UTF-8") from None
+        raise UserError(where, f"cannot be read as CSV ({error})", "check its quotes, or save it anew as CSV UTF-8") from None
 
 
 def _rows(file: TextIO, delimiter: str, before: int = 0, header: bool = False, strict: bool = True) -> Iterator[tuple[int, list[str]]]:

@@ -44,13 +44,23 @@ class Walk:
 
     def read(self) -> Iterator[tuple[str, bytes]]:
         """Each image of the listing with its bytes; of a name that stands twice, the last."""
+        wanted = self.wanted()
+        for member in self.members():
+            if wanted(member.name):
+                yield member.name, member.content()
+
+    def wanted(self) -> Callable[[str], bool]:
+        """Whether the next file of a name is to be read, for a pass over all files; it is asked once of each."""
         seen: Counter[str] = Counter()
         times = self._found[1]
-        for member in self.members():
-            if member.name in times:
-                seen[member.name] += 1
-                if seen[member.name] == times[member.name]:
-                    yield member.name, member.content()
+
+        def is_wanted(name: str) -> bool:
+            if name not in times:
+                return False
+            seen[name] += 1
+            return seen[name] == times[name]
+
+        return is_wanted
 
     @cached_property
     def _found(self) -> tuple[Listing, Counter[str]]:

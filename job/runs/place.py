@@ -1,0 +1,201 @@
+"""Where a run, a sweep or a data set is written: a local folder, or a folder of a bucket, by way of a local copy.
+
+The copy lies in the cache. It is made equal to the bucket when the lease is taken, and the mirror keeps the bucket equal to it
+from then on. A machine that wrote last finds its own copy and fetches nothing that it has.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from job import addresses
+from job.console import console, counted
+from job.errors import JobError, Unsent, UserError
+from job.shutdown import Stop
+from job.storage import lease, local, lock
+from job.storage.bucket import Bucket, Missing, Stat
+from job.storage.lease import Document
+from job.storage.mirror import COMMIT, Mirror
+from job.storage.opening import is_bucket, open_bucket
+from job.storage.probe import probe
+from job.storage.retrying import Counts, Retrying
+from job.storage.sent import Sent, mark_of
+
+FINISH = 120.0  # seconds for what is left to be sent, where no signal asked to stop
+MARGIN = 0.5  # seconds of the grace that are kept to say what could not be sent
+PATIENCE = 20.0  # seconds that a call of the mirror is tried again: its next pass begins where this one failed
+FETCHES = 8  # at once
+
+CHECKPOINT = re.compile(r"((?:.*/)?checkpoints/step-\d+(?:-(\d+))?)/[^/]+")
+_NOT_FETCHED = re.compile(r"(?:.*/)?(?:data|tensorboard|report)/.*|.*\.(?:png|keras|tfrecord|npy)|lease\.json")
+
+
+@dataclass(frozen=True)
+class Place:
+    """A folder to write in: `address` as the user writes it, `path` where it lies on this machine.
+
+    `fence` is None where it is local: then a run counts its starts itself.
+    """
+
+    path: Path
+    address: str
+    fence: int | None = None
+    mirror: Mirror | None = None
+
+    def settle(self, seconds: float = FINISH) -> None:
+        """Send what is written so far before going on; what cannot be sent now is sent later."""
+        if self.mirror is not None:
+            self.mirror.flush(time.monotonic() + seconds)
+
+
+@contextmanager
+def opened(text: str, cache: Path, stop: Stop, grace: float, life: float | None = None) -> Iterator[Place]:
+    """Open a folder to write in, and send what is left at the end.
+
+    Args:
+        text: a path, or an address of a bucket.
+        cache: where the local copy of a bucket's folder goes.
+        stop: set it, and what is left is sent within `grace` seconds of that moment.
+        life: of the lease, seconds; by default `lease.LIFE`.
+
+    Raises:
+        InUse: another process writes there, or has taken the lease over meanwhile.
+        Unsent: something could not be sent in time; it lies in the local copy.
+        UserError, MachineError: no access, no such bucket, unreachable.
+    """
+    if not is_bucket(text):
+        yield Place(Path(text), text)
+        return
+    bucket = open_bucket(text, stop)
+    home = cache / "runs" / hashlib.sha256(bucket.address.encode()).hexdigest()[:16]
+    copy = home / "copy"
+    local.make_folder(copy)
+    with ExitStack() as held:
+        with addresses.standing_for(str(home), bucket.address):
+            held.enter_context(lock.only_writer(home))
+        with addresses.standing_for(str(copy), bucket.address):
+            probe(bucket)
+            mirror = _take(bucket, copy, Sent(home / "sent.json"), stop, life or lease.LIFE)
+        held.callback(_tell, bucket.address, bucket.counts)
+        mirror.start(stop.set)
+        try:
+            with addresses.standing_for(str(copy), bucket.address):
+                yield Place(copy, bucket.address, mirror.lease.document.fence, mirror)
+        except BaseException:
+            with suppress(JobError):  # the first fault is the one to tell
+                _finish(mirror, stop, grace)
+            raise
+        _finish(mirror, stop, grace)
+
+
+def _tell(address: str, counts: Counts) -> None:
+    """Log what a folder in a bucket has cost, however it came to its end."""
+    console.log(f"{address}: {counts.summary()}", requests=counts.requests, sent=counts.sent, received=counts.received)
+
+
+def _take(bucket: Retrying, copy: Path, sent: Sent, stop: Stop, life: float) -> Mirror:
+    """Take the lease, and make the local copy equal to the bucket."""
+    listing: dict[str, Stat] = {}
+    mine = False
+
+    def inherit(before: Document | None) -> tuple[int, tuple[str, ...]]:
+        nonlocal listing, mine
+        listing = {found.name: found for found in bucket.list() if not any(part.startswith(".") for part in found.name.split("/"))}
+        mine = before is not None and before.token == sent.token
+        names = {*listing, *(_names(copy) if mine else ())}
+        there = {match[1]: int(match[2] or 0) for name in names if (match := CHECKPOINT.fullmatch(name))}
+        kept = tuple(sorted(name for name, fence in there.items() if before is None or counts(before, name, fence)))
+        if before is not None and before.newest and not kept:
+            what = f"its lease says that {before.newest} was written, and no checkpoint is listed"
+            raise UserError(bucket.address, what, "restore it, or give a new --out")
+        return max(there.values(), default=0) + 1, kept
+
+    taken = lease.acquire(bucket, inherit, stop, sent.token, life)
+    taken.bucket = bucket.within(life / 4)
+    try:
+        _fetch(bucket, copy, sent, listing, taken.document, mine, stop)
+        sent.token = taken.document.token
+        sent.save()
+    except BaseException:
+        with suppress(JobError):
+            taken.release()
+        raise
+    return Mirror(bucket.within(PATIENCE), copy, taken, sent, {name: found for name, found in listing.items() if name != lease.NAME})
+
+
+def counts(document: Document, checkpoint: str, fence: int) -> bool:
+    """Whether a checkpoint is of this lease's history: of its holder, or inherited by it."""
+    return fence >= document.fence or checkpoint in document.kept
+
+
+def _names(copy: Path) -> list[str]:
+    return [path.relative_to(copy).as_posix() for path in copy.rglob(f"*/{COMMIT}")]
+
+
+def _fetch(bucket: Bucket, copy: Path, sent: Sent, listing: dict[str, Stat], document: Document, mine: bool, stop: Stop) -> None:
+    """Make the local copy what the bucket is.
+
+    Args:
+        mine: whether this copy was the last to be written to the bucket: then what differs here is newer, and is kept.
+    """
+    kept, wanted = set[str](), list[Stat]()
+    for name, found in listing.items():
+        path, match = copy / name, CHECKPOINT.fullmatch(name)
+        mark = sent.mark(name)
+        if match and not counts(document, match[1], int(match[2] or 0)):
+            continue
+        if path.is_file() and (mine or (mark == mark_of(path) and sent.version(name) == found.version)):
+            kept.add(name)
+        elif not (mine and mark) and not _NOT_FETCHED.fullmatch(name):
+            wanted.append(found)
+    if not mine:
+        for path in copy.rglob("*"):
+            if not path.is_dir() and path.relative_to(copy).as_posix() not in kept:
+                path.unlink()
+    if not wanted:
+        return
+    size = local.size(sum(found.size for found in wanted))
+    console.log(f"fetching {counted(len(wanted), 'file')} ({size}) of {bucket.address}")
+    local.require_space(copy, sum(found.size for found in wanted), "the local copy")
+
+    def fetch(found: Stat) -> None:
+        stop.check()
+        path = copy / found.name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with suppress(Missing):  # it was deleted since it was listed: whoever needs it says so
+            there = bucket.fetch(found.name, path)
+            sent.add(found.name, mark_of(path), there.version)
+
+    with ThreadPoolExecutor(FETCHES, thread_name_prefix="fetch") as pool:
+        for done in [pool.submit(fetch, found) for found in wanted]:
+            done.result()
+
+
+def _finish(mirror: Mirror, stop: Stop, grace: float) -> None:
+    """Send what is left, and give the lease up."""
+    now = time.monotonic()
+    deadline = stop.deadline(grace) - MARGIN if stop else now + FINISH
+    left = [] if mirror.lost else mirror.flush(min(deadline, now + 2))
+    if left and not mirror.lost and deadline > now + 2:
+        console.log(f"sending {counted(len(left), 'file')} to {mirror.bucket.address}")
+        left = mirror.flush(deadline)
+    mirror.close()
+    if mirror.lost:
+        raise lock.InUse(mirror.bucket.address, f"was taken over by {mirror.lost}", "leave it to that process, or stop it and rerun")
+    if not left:
+        mirror.lease.release()
+        return
+    mirror.lease.stop()
+    size = local.size(sum((mirror.root / name).stat().st_size for name in left))
+    why = mirror.trouble.partition(";")[0] or "the time was up"
+    raise Unsent(
+        mirror.bucket.address, f"{counted(len(left), 'file')} ({size}) could not be sent: {why}; all lies in {mirror.root}",
+        "rerun the same command on this machine to send it",
+    )  # fmt: skip
