@@ -48,12 +48,14 @@ def prepare(request: Request, stop: Stop) -> Manifest | None:
 def train(request: Request, stop: Stop) -> Summary:
     """Prepare what is a source, then train."""
     from job.runs import records
+    from job.training.resume import require_configuration
     from tuning.state import NAME as SWEEP
 
     config: Config = request.config
     if not config.output.out:
         raise UserError("--out", "no run folder given", "add --out RUN") if config.source.data else UserError("train", NO_DATA, "")
     with _opened(config, stop) as where:
+        require_configuration(where.path)
         if not config.source.data and not (where.path / records.CONFIG).exists():
             raise UserError("train", NO_DATA, "")
         if (where.path / SWEEP).exists():

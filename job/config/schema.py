@@ -145,7 +145,7 @@ class Devices:
     """The devices."""
 
     gpus: str = option("auto", "GPUs to use", metavar="auto|all|none|N|id:0,1", first=True)
-    replicas: int | None = option(None, "replicas that share each batch", auto="one per GPU, 1 on a CPU", low=1, result=True)
+    replicas: int | None = option(None, "replicas that share each batch", auto="one per GPU, 1 on a CPU", low=1, high=1024, result=True)
     precision: str | None = option(
         None, "training precision", auto="by the device, logged with its reason", choices=("float32", "bfloat16", "float16"), result=True
     )  # fmt: skip
@@ -157,7 +157,7 @@ class Machine(Devices):
 
     xla: bool = option(False, "compile with XLA", result=True)
     deterministic: bool | None = option(None, "bit-identical results", auto="on for a CPU, off for GPUs and --xla", result=True)
-    threads: int | None = option(None, "TensorFlow threads", auto="the cores available to this process", low=1, result=True)
+    threads: int | None = option(None, "TensorFlow threads", auto="the cores available to this process", low=1, high=4096, result=True)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

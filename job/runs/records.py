@@ -196,7 +196,7 @@ def _is_whole(summary: Summary) -> bool:
     return (
         summary.status in STATUSES and len(summary.classes) == 2 and all(isinstance(text, str) for text in texts)
         and all(type(count) is int and count >= 0 for count in counts) and math.isfinite(summary.updated)
-        and (summary.validation is None or math.isfinite(summary.validation.accuracy))
+        and (summary.best_step is None if summary.validation is None else math.isfinite(summary.validation.accuracy))
     )  # fmt: skip
 
 
