@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from job.config import effects
+from job.config import effects, lengths
 from job.config.options import Request, replace
 from job.config.schema import Config, Prepare, PrepareConfig, Reading
 from job.console import console
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from job.runs.place import Place
     from job.runs.records import Summary
 
-GRACE = 12.0
+GRACE = 12.0  # seconds from a stop to the exit, of what has no option for it
 NO_DATA = """no --data given; any of these will do, and is prepared on the way:
   your own images in two folders:        twofold train --data pets/ --out run     (pets/cats/*.jpg, pets/dogs/*.jpg)
   dogs and cats from Kaggle (a token):   twofold train --data kaggle:salader/dogs-vs-cats --out run"""
@@ -48,12 +48,14 @@ def prepare(request: Request, stop: Stop) -> Manifest | None:
 def train(request: Request, stop: Stop) -> Summary:
     """Prepare what is a source, then train."""
     from job.runs import records
+    from job.training.resume import require_configuration
     from tuning.state import NAME as SWEEP
 
     config: Config = request.config
     if not config.output.out:
         raise UserError("--out", "no run folder given", "add --out RUN") if config.source.data else UserError("train", NO_DATA, "")
     with _opened(config, stop) as where:
+        require_configuration(where.path)
         if not config.source.data and not (where.path / records.CONFIG).exists():
             raise UserError("train", NO_DATA, "")
         if (where.path / SWEEP).exists():
@@ -158,7 +160,8 @@ def _opened(config: Config | PrepareConfig, stop: Stop) -> AbstractContextManage
     from job.runs import place
     from job.storage.cache import default_folder
 
-    return place.opened(config.output.out, default_folder(config.feed.cache), stop, GRACE)
+    grace = lengths.seconds(config.run.grace, "--grace") if isinstance(config, Config) else GRACE
+    return place.opened(config.output.out, default_folder(config.feed.cache), stop, grace)
 
 
 def _read(request: Request, stop: Stop, *more: str) -> AbstractContextManager[Path]:
