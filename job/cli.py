@@ -11,6 +11,7 @@ import io
 import json
 import os
 import sys
+import tempfile
 import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -19,8 +20,9 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from job import __version__, commands
+from job.addresses import standing_for
 from job.config.options import Knob, Request, build, convert, knobs, nearest, read_environment, read_toml
-from job.config.schema import Config, EvaluateConfig, PredictConfig, PrepareConfig, SmokeConfig, SweepConfig, VisualizeConfig
+from job.config.schema import Config, DrillConfig, EvaluateConfig, PredictConfig, PrepareConfig, SmokeConfig, SweepConfig, VisualizeConfig
 from job.console import GONE, console
 from job.errors import DONE, INTERRUPTED, MACHINE, READER_LEFT, Interrupted, JobError, UserError, from_os_error
 from job.shutdown import Stop, signals
@@ -82,6 +84,9 @@ COMMANDS = {
         "plot the network's filters and feature maps for an image", commands.visualize, stdout_is_result=True,
     ),
     "smoke": Command(SmokeConfig, (), "test the whole job on one CPU core in under a minute, on generated images", commands.smoke),
+    "drill": Command(
+        DrillConfig, (), "kill a job at random points, resume it, and compare every bit with one left alone", commands.drill
+    ),
 }  # fmt: skip
 
 
@@ -190,7 +195,7 @@ def read(name: str, argv: Sequence[str], environ: Mapping[str, str]) -> Request:
     if unknown:
         raise UserError(unknown[0], f"is one argument too many for twofold {name}", "see --help")
     everywhere = {k.name for c in COMMANDS.values() for k in knobs(c.tree)}
-    of_file = read_toml(Path(arguments["config"]), command.tree) if arguments["config"] else {}
+    of_file = _read_file(arguments["config"], command.tree) if arguments["config"] else {}
     of_variables = read_environment(environ, command.tree, everywhere)
     of_flags = {k.name: convert(k, arguments[k.flag], k.flag) for k in own if arguments[k.flag] is not None}
     fixed = of_variables | of_flags
@@ -198,6 +203,20 @@ def read(name: str, argv: Sequence[str], environ: Mapping[str, str]) -> Request:
         build(command.tree, of_file | fixed), given=frozenset({*of_file, *fixed}), fixed=frozenset(fixed), flags=frozenset(of_flags),
         positional={word: arguments[word] for word, _, _ in command.positional}, quiet=arguments["quiet"],
     )  # fmt: skip
+
+
+def _read_file(text: str, tree: type) -> dict[str, Any]:
+    """The options in a file, which may lie in a bucket, as a sweep's best.toml does."""
+    from job.storage.bucket import Missing
+    from job.storage.opening import is_bucket, open_bucket
+
+    if not is_bucket(text):
+        return read_toml(Path(text), tree)
+    folder, _, name = text.rpartition("/")
+    with tempfile.TemporaryDirectory(prefix="twofold-") as temporary, standing_for(temporary, folder):
+        with suppress(Missing):
+            open_bucket(folder).fetch(name, Path(temporary, name))
+        return read_toml(Path(temporary, name), tree)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -208,6 +227,9 @@ class _Parser(argparse.ArgumentParser):
         if where == "the following arguments are required":
             raise UserError(self.prog.removeprefix("twofold "), f"{what.upper()} not given", f"see {self.prog} --help")
         raise UserError(where.removeprefix("argument "), what, f"see {self.prog} --help") if what else UserError(self.prog, message, "")
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        (file or sys.stdout).write(message)  # argparse's own would hide that nobody reads it
 
     def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
         print(end="", flush=True)

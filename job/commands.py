@@ -6,13 +6,13 @@ Nothing heavy is imported before a command runs.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from job.config import effects
+from job.config import effects, lengths
 from job.config.options import Request, replace
-from job.config.schema import Config, Prepare, Reading
+from job.config.schema import Config, Prepare, PrepareConfig, Reading
 from job.console import console
 from job.errors import JobError, UserError
 from job.shutdown import Stop
@@ -20,8 +20,10 @@ from job.shutdown import Stop
 if TYPE_CHECKING:
     from job.data.location import Location
     from job.data.manifest import Manifest
+    from job.runs.place import Place
     from job.runs.records import Summary
 
+GRACE = 12.0  # seconds from a stop to the exit, of what has no option for it
 NO_DATA = """no --data given; any of these will do, and is prepared on the way:
   your own images in two folders:        twofold train --data pets/ --out run     (pets/cats/*.jpg, pets/dogs/*.jpg)
   dogs and cats from Kaggle (a token):   twofold train --data kaggle:salader/dogs-vs-cats --out run"""
@@ -29,48 +31,60 @@ NO_DATA = """no --data given; any of these will do, and is prepared on the way:
 
 def prepare(request: Request, stop: Stop) -> Manifest | None:
     """Images become shards; None for a dry run, which makes none."""
-    from job.prepare import look, prepare
+    from job.prepare import check, keep, look, prepare
 
-    if request.config.run.dry_run:
-        look(request.positional["source"], request.config, stop)
+    sources, config = request.positional["source"], request.config
+    if config.run.dry_run:
+        look(sources, config, stop)
         return None
-    with _no_empty_folder(Path(request.config.output.out)):
-        return prepare(request.positional["source"], request.config, stop)
+    check(sources, config)
+    with _opened(config, stop) as where, _no_empty_folder(where.path):
+        made = prepare(sources, config, stop, where=where)
+    if where.mirror is not None:
+        keep(made, where, config.feed)
+    return made
 
 
 def train(request: Request, stop: Stop) -> Summary:
     """Prepare what is a source, then train."""
     from job.runs import records
+    from job.training.resume import require_configuration
     from tuning.state import NAME as SWEEP
 
     config: Config = request.config
-    folder = Path(config.output.out)
-    if not config.source.data and not (config.output.out and (folder / records.CONFIG).exists()):
-        raise UserError("train", NO_DATA, "")
     if not config.output.out:
-        raise UserError("--out", "no run folder given", "add --out RUN")
-    if (folder / SWEEP).exists():
-        raise UserError(config.output.out, "is the folder of a sweep", "name another --out for the run")
-    if folder.is_dir() and not (folder / records.CONFIG).exists():
-        own = (records.DATA, records.LOG, "lost+found")
-        others = sorted(path.name for path in folder.iterdir() if not path.name.startswith(".") and path.name not in own)
-        if others:
-            raise UserError(
-                config.output.out, f"is not a run folder, and holds other files, such as {others[0]}", "name a new folder with --out"
-            )
-    resumed = _resumed(request, folder)
+        raise UserError("--out", "no run folder given", "add --out RUN") if config.source.data else UserError("train", NO_DATA, "")
+    with _opened(config, stop) as where:
+        require_configuration(where.path)
+        if not config.source.data and not (where.path / records.CONFIG).exists():
+            raise UserError("train", NO_DATA, "")
+        if (where.path / SWEEP).exists():
+            raise UserError(config.output.out, "is the folder of a sweep", "name another --out for the run")
+        if where.path.is_dir() and not (where.path / records.CONFIG).exists():
+            own = (records.DATA, records.LOG, "lost+found")
+            others = sorted(path.name for path in where.path.iterdir() if not path.name.startswith(".") and path.name not in own)
+            if others:
+                raise UserError(
+                    config.output.out, f"is not a run folder, and holds other files, such as {others[0]}", "name a new folder with --out"
+                )
+        return _train(request, where, stop)
+
+
+def _train(request: Request, where: Place, stop: Stop) -> Summary:
+    config: Config = request.config
+    resumed = _resumed(request, where.path)
     _note(effects.check(request, resumed))
-    with _no_empty_folder(folder):
+    with _no_empty_folder(where.path):
         if config.machine.gpus not in ("auto", "none"):  # before an hour of preparing, not after
             from job.machine import devices
 
             devices.select(config.machine.gpus, devices.present())
-        shards = _shards(request, resumed, folder, stop)
-        if config.feed.cache:
+        shards = _shards(request, resumed, where.path, stop)
+        if config.feed.cache and where.mirror is None:
             config = replace(config, data=shards)
         from job.train import train
 
-        return train(config, given=request.given, stop=stop)
+        return train(config, given=request.given, stop=stop, where=where)
 
 
 def sweep(request: Request, stop: Stop) -> list[dict[str, Any]]:
@@ -78,42 +92,53 @@ def sweep(request: Request, stop: Stop) -> list[dict[str, Any]]:
     config = request.config
     if not config.source.data:
         raise UserError("--data", "no images given", "add --data, shards or any source that twofold train takes")
+    from job.runs import records
     from tuning import report
     from tuning.sweep import check, sweep
 
     _note(effects.check(request, config))
     check(config, request.fixed)
-    folder = Path(config.output.out)
-    with _no_empty_folder(folder):
-        return report.rows(sweep(replace(config, data=_shards(request, config, folder, stop)), request.fixed, stop))
+    with _opened(config, stop) as where, _no_empty_folder(where.path):
+        if (where.path / records.CONFIG).exists():
+            raise UserError(config.output.out, "is the folder of a run", "name another --out for the sweep")
+        data = _shards(request, config, where.path, stop)
+        if where.mirror is not None and data == str(where.path / records.DATA):  # trials find it there on any machine
+            where.settle()
+            data = f"{where.address}/{records.DATA}"
+        return report.rows(sweep(replace(config, data=data), request.fixed, stop, where))
 
 
 def evaluate(request: Request, stop: Stop) -> dict[str, Any]:
     """The figures of a run."""
     from job.evaluate import evaluate
+    from job.inference.export import NAME as MODEL
 
-    return evaluate(Path(request.positional["run"]), request.config, stop)
+    with _read(request, stop, MODEL) as run:
+        return evaluate(run, request.config, stop, request.positional["run"])
 
 
 def predict(request: Request, stop: Stop) -> Iterator[str]:
     """The lines to print, as the images are read."""
     from job.predict import predict
 
-    return predict(Path(request.positional["run"]), request.positional["path"], request.config, stop)
+    with _read(request, stop) as run:
+        yield from predict(run, request.positional["path"], request.config, stop)
 
 
 def predict_rows(request: Request, stop: Stop) -> list[dict[str, Any]]:
     """The rows behind those lines."""
     from job.predict import rows
 
-    return [*rows(Path(request.positional["run"]), request.positional["path"], request.config, stop)]
+    with _read(request, stop) as run:
+        return [*rows(run, request.positional["path"], request.config, stop)]
 
 
 def visualize(request: Request, stop: Stop) -> None:
     """How the network sees an image."""
     from job.visualize import visualize
 
-    visualize(Path(request.positional["run"]), request.positional["image"], request.config.output.out)
+    with _read(request, stop) as run:
+        visualize(run, request.positional["image"], request.config.output.out)
 
 
 def smoke(request: Request, stop: Stop) -> None:
@@ -121,6 +146,29 @@ def smoke(request: Request, stop: Stop) -> None:
     from job.smoke import smoke
 
     smoke(stop)
+
+
+def drill(request: Request, stop: Stop) -> None:
+    """A job that is killed again and again, beside one that is left alone."""
+    from job.drill.command import drill
+
+    drill(request.config, stop)
+
+
+def _opened(config: Config | PrepareConfig, stop: Stop) -> AbstractContextManager[Place]:
+    """The folder that a command writes in."""
+    from job.runs import place
+    from job.storage.cache import default_folder
+
+    grace = lengths.seconds(config.run.grace, "--grace") if isinstance(config, Config) else GRACE
+    return place.opened(config.output.out, default_folder(config.feed.cache), stop, grace)
+
+
+def _read(request: Request, stop: Stop, *more: str) -> AbstractContextManager[Path]:
+    """The run that a command reads."""
+    from job.runs import reading
+
+    return reading.opened(request.positional["run"], request.config.feed, stop, more)
 
 
 def _resumed(request: Request, folder: Path) -> Config:
@@ -145,7 +193,7 @@ def _shards(request: Request, resumed: Config, folder: Path, stop: Stop) -> str:
     place = locate(named, feed, stop)
     ready = not named or manifest.exists(place)
     shards = named if ready else _prepared(replace(resumed, data=named), place, folder, stop)
-    found = place if shards == named else Path(shards)
+    found = place if shards == named else locate(shards, feed, stop)
     if not shards:
         found = records.find_data(folder, resumed, cache=feed, stop=stop)
     if manifest.exists(found):

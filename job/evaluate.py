@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from job.config.options import replace
 from job.config.schema import Cache, EvaluateConfig, Reading
 from job.console import console
 from job.data import manifest
@@ -31,8 +32,11 @@ MISTAKES = 32  # drawn, the most confident ones
 COMPARED = 64  # originals that model.keras is compared on
 
 
-def evaluate(run: Path, config: EvaluateConfig, stop: Stop | None = None) -> dict[str, Any]:
+def evaluate(run: Path, config: EvaluateConfig, stop: Stop | None = None, address: str = "") -> dict[str, Any]:
     """Measure a run.
+
+    Args:
+        run: its folder; `address` is where that was fetched from.
 
     Returns:
         The figures by name. `learnt` is the number of images that the run was trained on, `chose` that of images in
@@ -46,6 +50,8 @@ def evaluate(run: Path, config: EvaluateConfig, stop: Stop | None = None) -> dic
     """
     stop = Stop() if stop is None else stop
     trained = Trained(run, config.work.workers)
+    if is_bucket(address):  # it may have been copied to there
+        trained.config = replace(trained.config, out=address)
     data = config.source.data
     with tempfile.TemporaryDirectory(prefix="twofold-") as scratch:
         own = _own_shards(trained, config.feed, stop, bool(data))
@@ -102,7 +108,7 @@ def _own_shards(trained: Trained, cache: Cache, stop: Stop, others: bool) -> Loc
         found = find_data(trained.folder, trained.config, trained.fingerprint, cache, stop)
         return found if manifest.read(found).fingerprint == trained.fingerprint else None
     except (UserError, MachineError):
-        if others or not is_bucket(trained.config.source.data):
+        if others or not (is_bucket(trained.config.source.data) or is_bucket(trained.config.output.out)):
             return None
         raise
 

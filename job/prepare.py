@@ -9,22 +9,24 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
-from job.config.schema import Config, Output, Prepare, PrepareConfig, Reading
+from job.config.schema import Cache, Config, Output, Prepare, PrepareConfig, Reading
 from job.console import console, counted, duration
 from job.data import audit, levels, manifest, pixels, shards
 from job.data.class_names import same_class
 from job.data.division import divide
 from job.data.labels import Wanted
-from job.data.location import Location
+from job.data.location import Location, locate, open_cache
 from job.data.sources import contents, is_downloaded, is_remote, open_source
 from job.data.sources.address import canonical, identity, last_part, shown
 from job.data.survey import Survey, survey
@@ -32,13 +34,15 @@ from job.errors import JobError, UserError
 from job.machine.devices import cores
 from job.machine.pool import in_order
 from job.runs import records
+from job.runs.place import Place
 from job.shutdown import Stop
 from job.storage import local, lock
+from job.storage.opening import is_bucket
 
 SHARD_BYTES = 64_000_000
 TRAIN_SHARDS = 16  # at least, so that a dozen readers can share them
 _SINCE: dict[str, Any] = dict(classes=[], levels="full", path_column="", label_column="", zip_encoding="")  # as older ones were made
-_OURS = re.compile(r"(train|validation|test)-\d{5}-of-\d{5}\.(tfrecord|index\.npy)")
+_OURS = re.compile(r"\.?(train|validation|test)-\d{5}-of-\d{5}\.(tfrecord|index\.npy)(\.tmp)?")
 
 
 @dataclass(frozen=True)
@@ -48,10 +52,13 @@ class _Spooled:
     length: int
 
 
-def prepare(sources: Sequence[str], config: PrepareConfig, stop: Stop | None = None, *, wait: bool = False) -> manifest.Manifest:
+def prepare(
+    sources: Sequence[str], config: PrepareConfig, stop: Stop | None = None, *, wait: bool = False, where: Place | None = None
+) -> manifest.Manifest:
     """Turn sources into a data set in `config.output.out`, or finish one, or find it done.
 
     Args:
+        where: the folder of the data set, opened already; by default the local one of `config.output.out`.
         wait: for another process that prepares the same folder, instead of refusing.
 
     Raises:
@@ -60,15 +67,14 @@ def prepare(sources: Sequence[str], config: PrepareConfig, stop: Stop | None = N
         MachineError: the disk is full or read-only.
         Interrupted: `stop` was set; the same call resumes.
     """
-    folder = Path(config.output.out).absolute()
-    _check_given(sources)
-    levels.parse(config.prepare.levels)  # words the error, before anything is made
+    folder = (Path(config.output.out) if where is None else where.path).absolute()
+    check(sources, config)
     stop = Stop() if stop is None else stop
-    if not config.output.out:
-        raise UserError("--out", "no folder given for the shards", "add --out DIR")
     settings = _settings(sources, config.prepare, config.reading, stop)
-    if manifest.exists(folder):
-        return _finished(folder, settings)
+    places: list[Location] = [folder] if where is None or where.mirror is None else [locate(where.address, config.feed, stop), folder]
+    for place in places:
+        if manifest.exists(place):
+            return _finished(place, settings)
     for text, held in zip(sources, settings["contents"], strict=True):
         if not held and not is_downloaded(text):
             open_source(text, folder, stop)  # words the error, before a folder is made
@@ -91,6 +97,25 @@ def prepare(sources: Sequence[str], config: PrepareConfig, stop: Stop | None = N
         return made
 
 
+def check(sources: Sequence[str], config: PrepareConfig) -> None:
+    """Refuse what can be refused before anything is made."""
+    _check_given(sources)
+    levels.parse(config.prepare.levels)
+    if not config.output.out:
+        raise UserError("--out", "no folder given for the shards", "add --out DIR")
+
+
+def keep(shards: manifest.Manifest, where: Place, options: Cache) -> None:
+    """Move shards that are in their bucket from the local copy to the cache, where training looks for them."""
+    cache = open_cache(options)
+    for shard in (shard for split in shards.splits.values() for shard in split.shards):
+        path = where.path / shard.file
+        if path.exists():
+            with suppress(JobError):
+                cache.add(shard.sha256, shard.bytes, partial(os.replace, path))
+            path.unlink(missing_ok=True)
+
+
 def _check_given(sources: Sequence[str]) -> None:
     if not sources:
         raise UserError("prepare", "no source given", "name a folder, an archive, gs://..., s3://..., kaggle:owner/dataset or https://...")
@@ -101,7 +126,7 @@ def look(sources: Sequence[str], config: PrepareConfig, stop: Stop) -> None:
     _check_given(sources)
     with tempfile.TemporaryDirectory(prefix="twofold-") as temporary:
         scratch = Path(temporary)
-        if config.output.out and any(map(is_remote, sources)):
+        if config.output.out and any(map(is_remote, sources)) and not is_bucket(config.output.out):
             scratch = Path(config.output.out).absolute() / ".work"
             local.make_folder(scratch)
             console.log(f"downloads are kept in {scratch}")
@@ -116,7 +141,7 @@ def prepared_shards(config: Config, folder: Path, stop: Stop, started: Path | No
         started: a run that has begun there (of a sweep, its first trial): its shards are kept, also where their source
             has changed or is gone.
     """
-    text, cache = config.source.data, config.feed.cache
+    text, cache = config.source.data, "" if is_bucket(config.output.out) else config.feed.cache
     own: Location = folder / records.DATA
     if started is not None:
         if not manifest.exists(own):
@@ -182,7 +207,7 @@ def _names(sources: Sequence[str]) -> list[str]:
     return [identity(text) if is_remote(text) else str(Path(text).absolute()) for text in map(canonical, sources)]
 
 
-def _finished(folder: Path, settings: dict[str, Any]) -> manifest.Manifest:
+def _finished(folder: Location, settings: dict[str, Any]) -> manifest.Manifest:
     found = manifest.read(folder)
     fix = "give another --out, or delete the folder"
     for name, value in settings.items():
@@ -198,7 +223,7 @@ def _finished(folder: Path, settings: dict[str, Any]) -> manifest.Manifest:
         elif before != value:
             raise UserError(str(folder), f"holds a data set prepared with {name} = {before!r}, not {value!r}", fix)
     console.log(f"{folder} is already prepared")
-    if (folder / ".work").exists():  # of a process that was killed when all was done
+    if isinstance(folder, Path) and (folder / ".work").exists():  # of a process that was killed when all was done
         with suppress(lock.InUse), lock.only_writer(folder):
             local.remove_tree(folder / ".work")
     return found

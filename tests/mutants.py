@@ -49,6 +49,7 @@ METRICS = "job/metrics.py"
 
 GOLDEN, REFERENCES = "tests/test_golden.py", "tests/test_references.py"
 STEPS, RESUME, TRAIN, STORAGE = "tests/test_step.py", "tests/test_resume.py", "tests/test_train.py", "tests/test_storage.py"
+SAVES = "tests/test_saver.py"
 OPTIMIZER_TESTS, AUGMENT_TESTS = "tests/test_optimizers.py", "tests/test_augment.py"
 CLASSIC = f"{GOLDEN}::test_thirty_steps_are_those_written_down[classic]"
 SCALE = f"{REFERENCES}::test_float16s_scale_doubles_after_so_many_finite_steps_and_halves_on_overflow"
@@ -77,8 +78,8 @@ MUTANTS = (
     Mutant("Adam without bias correction", OPTIMIZERS, "(first / (1 - tf.pow(beta1, step)))", "first", OPTIMIZER_TESTS),
     Mutant("AdamW's decay left out", OPTIMIZERS, "update = update + decay * value", "pass", OPTIMIZER_TESTS),
     Mutant("biases decay", OPTIMIZERS, "kernel_decay = decay if rank > 1 else 0.0", "kernel_decay = decay", OPTIMIZER_TESTS),
-    Mutant("the training resolution is fixed", LOOP, "schedules.train_size(config, state.step, steps))", "config.schedule.train_sizes[-1])", f"{GOLDEN}::test_thirty_steps_are_those_written_down[residual]"),
-    Mutant("the learning rate is constant", LOOP, "lr = schedules.learning_rate(config, state.step, steps)", "lr = config.optimizer.lr", CLASSIC),
+    Mutant("the training resolution is fixed", LOOP, "schedules.train_size(config, state.step, steps)\n", "config.schedule.train_sizes[-1]\n", f"{GOLDEN}::test_thirty_steps_are_those_written_down[residual]"),
+    Mutant("the learning rate is constant", LOOP, "lr, size = schedules.learning_rate(config, state.step, steps)", "lr, size = config.optimizer.lr", CLASSIC),
     Mutant("the rise is left out", SCHEDULES, "    if step < rise:\n", "    if False:\n", "tests/test_schedules.py"),
     Mutant("the cosine falls to its half", SCHEDULES, "math.cos(math.pi * done)", "math.cos(math.pi * done / 2)", "tests/test_schedules.py"),
     Mutant("resolutions change a step late", SCHEDULES, "bisect.bisect_right(", "bisect.bisect_left(", "tests/test_schedules.py"),
@@ -89,8 +90,12 @@ MUTANTS = (
     Mutant("the best is the worst", LOOP, "score > state.best", "score < state.best", f"{RESUME}::test_a_score_that_is_no_number_is_best_only_until_there_is_one"),
     Mutant("patience never runs out", LOOP, "else state.stale + 1", "else state.stale", f"{TRAIN}::test_patience_ends_the_run_early"),
     Mutant("the epoch's sums go on", LOOP, "epoch.epoch, seconds, 0.0, 0.0, 0", "epoch.epoch, seconds, state.loss, state.right, state.seen", MEANS),
-    Mutant("the best checkpoint is pruned", SAVER, "{*newest, state.best_step}", "{*newest}", f"{RESUME}::test_the_summary_names_the_new_best_before_the_old_one_is_deleted"),
-    Mutant("pruned before the summary", SAVER, "        summary = self.summarise(state, status)\n        newest", "        checkpoints.prune(self.folder, {state.step})\n        summary = self.summarise(state, status)\n        newest", f"{RESUME}::test_the_summary_names_the_new_best_before_the_old_one_is_deleted"),
+    Mutant("the best checkpoint is pruned", SAVER, "{checkpoint.name, self._before, best}", "{checkpoint.name, self._before}", f"{SAVES}::test_the_summary_names_the_new_best_before_the_old_one_is_deleted"),
+    Mutant("pruned before the summary", SAVER, '        self.summarise(checkpoint.state, "running")\n', '        checkpoints.prune(self.folder, {checkpoint.name})\n        self.summarise(checkpoint.state, "running")\n', f"{SAVES}::test_the_summary_names_the_new_best_before_the_old_one_is_deleted"),
+    Mutant("the checkpoint fallen back to is pruned", SAVER, "        self._before = before\n", "        self._before = None\n", f"{SAVES}::test_a_checkpoint_just_written_outlives_the_damaged_ones_beyond_it"),
+    Mutant("a save in the way is waited for", SAVER, "self._writing is None or self._writing.done()", "True", f"{SAVES}::test_training_goes_on_while_a_save_is_written_and_the_next_is_skipped"),
+    Mutant("the state is not copied", SAVER, "Checkpoint(self.run.step.arrays(), replace(state)", "Checkpoint(self.run.step.arrays(), state", f"{SAVES}::test_a_save_that_must_not_be_skipped_waits_and_holds_the_state_as_it_was"),
+    Mutant("a fault of the saver's thread is lost", SAVER, "self._writing.done():\n            self._writing.result()", "self._writing.done():\n            pass", f"{SAVES}::test_a_fault_in_the_thread_reaches_training"),
     Mutant("a flip never happens", AUGMENT, "(random[4] < flip)", "(random[4] < 0.0)", AUGMENT_TESTS),
     Mutant("MixUp mixes no labels", AUGMENT, "share * labels + (1 - share) * tf.roll(labels, -1, axis=0)", "labels", AUGMENT_TESTS),
     Mutant("rotation in degrees taken for radians", AUGMENT, "math.radians(options.rotate)", "options.rotate", AUGMENT_TESTS),
@@ -104,7 +109,8 @@ MUTANTS = (
     Mutant("ties count in full", METRICS, "(counts - 1) / 2", "(counts - 1)", "tests/test_metrics.py"),
     Mutant("Wilson's interval without its centre", METRICS, "centre = (share + z2 / (2 * total)) / (1 + z2 / total)", "centre = share", "tests/test_metrics.py"),
     Mutant("calibration bins are shifted", METRICS, "((sure - 0.5) * 2 * _BINS)", "(sure * _BINS)", "tests/test_metrics.py"),
-    Mutant("a checkpoint's hash is not compared", CHECKPOINTS, '        if local.sha256_of(place / "state.npz") != document["sha256"]:\n            raise ValueError("its hash differs")\n', "", "tests/test_checkpoint.py"),
+    Mutant("a checkpoint's hash is not compared", CHECKPOINTS, '        if local.sha256_of(arrays) != document["sha256"]:\n            raise ValueError("its hash differs")\n', "", "tests/test_checkpoint.py"),
+    Mutant("a document's hash is not compared", CHECKPOINTS, "if version != OLD and _encode", "if False and _encode", "tests/test_checkpoint.py"),
     Mutant("a checkpoint is not synced", CHECKPOINTS, "        local.sync(file.fileno())\n", "", DISK),
     Mutant("averages are not what is validated", CHECKPOINTS, '    chosen |= {name.removeprefix("average/"): value for name, value in arrays.items() if name.startswith("average/")}\n', "", f"{REFERENCES}::test_inference_takes_the_averages_and_takes_back_what_class_weights_add"),
     Mutant("fsync removed", LOCAL, "    os.fsync(descriptor)\n\n\ndef", "    pass\n\n\ndef", DISK),
@@ -135,9 +141,9 @@ MUTANTS = (
     Mutant("a 90 % interval", METRICS, "_Z95 = 1.959963984540054", "_Z95 = 1.6448536269514722", "tests/test_metrics.py"),
     Mutant("an image at a time makes the precision", METRICS, "np.append(np.diff(scores[order]) != 0, True)", "np.append(np.diff(scores[order]) != 9, True)", "tests/test_metrics.py"),
     Mutant("the oldest checkpoint is the newest", CHECKPOINTS, "reverse=True", "reverse=False", "tests/test_checkpoint.py"),
-    Mutant("a checkpoint of another version is read", CHECKPOINTS, ' or document["version"] != VERSION', "", "tests/test_checkpoint.py"),
+    Mutant("a checkpoint of another version is read", CHECKPOINTS, ' or document["version"] != version', "", "tests/test_checkpoint.py"),
     Mutant("a checkpoint's new name is not synced", CHECKPOINTS, "    local.sync_folder(folder)\n", "", DISK),
-    Mutant("the one before is deleted first", CHECKPOINTS, "        local.rename(target, replaced)\n", "        local.remove_tree(target)\n", f"{RESUME}::test_a_crash_between_the_renames_of_the_only_checkpoint"),
+    Mutant("a later start's checkpoint is not the newest", CHECKPOINTS, "return self.fence, self.step", "return self.step, self.fence", "tests/test_checkpoint.py"),
     Mutant("all damaged is a fresh start", CHECKPOINTS, "    if found:\n", "    if False:\n", "tests/test_checkpoint.py"),
     Mutant("a folder's renames are not synced", LOCAL, "    sync_folder(path.parent)\n", "", DISK),
     Mutant("a file is synced before it is written out", LOCAL, "            file.flush()\n", "", f"{STORAGE}::test_a_file_is_synced_whole_before_its_rename_and_the_folder_after"),
@@ -156,7 +162,7 @@ MUTANTS = (
     Mutant("mojibake in a zip", ZIP_NAMES, 'return raw.decode(encoding or "utf-8")', 'return raw.decode(encoding or "cp437")', "tests/test_zip_names.py"),
     Mutant("a stale second name counts", ZIP_NAMES, ' and struct.unpack("<I", field[1:5])[0] == zlib.crc32(raw)', "", "tests/test_zip_names.py"),
     Mutant("hidden folders are read", NAMES, "    if any(map(is_system_folder, folders)) or lower in", "    if lower in", "tests/test_sources.py"),
-    Mutant("the first of two members is read", WALK, "if seen[member.name] == times[member.name]:", "if seen[member.name] == 1:", "tests/test_sources.py"),
+    Mutant("the first of two members is read", WALK, "return seen[name] == times[name]", "return seen[name] == 1", "tests/test_sources.py"),
 )  # fmt: skip
 
 

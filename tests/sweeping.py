@@ -89,7 +89,7 @@ def ended(out: Path) -> dict[str, dict[str, str]]:
 
 def weights(run: Path) -> dict[str, Any]:
     folder = run / "checkpoints"
-    return checkpoints.load(folder, checkpoints.steps(folder)[0]).arrays
+    return checkpoints.load(folder, checkpoints.names(folder)[0]).arrays
 
 
 def same_bits(one: Path, other: Path) -> None:

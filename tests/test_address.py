@@ -50,6 +50,8 @@ DATASET, COMPETITION = "kaggle:owner/some-name", "kaggle:competition/NAME"
         ("https://kaggle.com.example.com/datasets/a/b", "https://kaggle.com.example.com/datasets/a/b"),
         ("file:///data/my%20pets.zip", "/data/my pets.zip"),
         ("FILE://localhost/data/pets", "/data/pets"),
+        (" GS://bucket/my pets/a;b=c%20d.zip/\n", "gs://bucket/my pets/a;b=c%20d.zip"),
+        ("S3://bucket/", "s3://bucket"),
         ("data/pets", "data/pets"),
         (" a folder ", " a folder "),
         ("C:\\pets", "C:\\pets"),
@@ -64,8 +66,10 @@ def test_one_text_for_each_source(text: str, wanted: str) -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("gs://bucket/pets.zip", "gcloud storage cp"),
-        ("s3://bucket/pets.zip", "aws s3 cp"),
+        ("gs://anna:s3cr3t@bucket/pets.zip", "no valid bucket name"),
+        ("gs://bucket/pets.zip?token=s3cr3t", "gs://bucket/pets.zip?token=...: an address of a bucket has no ?"),
+        ("s3://bucket/pets.zip#s3cr3t", "no #"),
+        ("s3://", "no bucket is named"),
         ("hf://datasets/someone/pets", "hf download"),
         ("ftp://anna:s3cr3t@host/pets.zip", "ftp://host/pets.zip: is an address of an unknown kind, ftp://; download it first"),
         ("file://server/pets.zip", "is a file of another machine"),
@@ -126,6 +130,8 @@ SHA256 = 64 * "a"
         ("https://host/a;v=s3cr3t/b.zip", "https://host/a;v=.../b.zip", "https://host/a;v=sha256:4e738ca5563c/b.zip"),
         ("https://host/web/https://anna:s3cr3t@other/a", "https://host/web/https://other/a", None),
         ("gs://anna:s3cr3t@bucket/a", "gs://bucket/a", "gs://bucket/a"),
+        ("gs://bucket/a b@2x/c%20d", "gs://bucket/a b@2x/c%20d", "gs://bucket/a b@2x/c%20d"),
+        ("s3://bucket/a;v=1/b", None, "s3://bucket/a;v=1/b"),
         ("pets?token=1", "pets?token=1", "pets?token=1"),
         ("kaggle:owner/name", "kaggle:owner/name", "kaggle:owner/name"),
         ("a@b:c/d", "a@b:c/d", "a@b:c/d"),
@@ -262,6 +268,7 @@ def test_last_part() -> None:
     assert last_part("https://host/a;v=1/pets.zip;token=s3cr3t") == "pets.zip"
     assert last_part("https://host") == ""
     assert last_part("data/pets/") == "pets"
+    assert last_part("gs://bucket/a/my%20pets;v=1.zip") == "my%20pets;v=1.zip"
 
 
 def test_what_a_server_repeats() -> None:

@@ -52,6 +52,9 @@ def here(capfd: pytest.CaptureFixture[str]) -> Callable[..., Left]:
     return command
 
 
+NO_SOURCE = "twofold: prepare: no source given; name a folder, an archive, gs://..., s3://..., kaggle:owner/dataset or https://..."
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "line"),
     [
@@ -63,7 +66,7 @@ def here(capfd: pytest.CaptureFixture[str]) -> Callable[..., Left]:
         (["train", "--model", "clasic"], 2, "twofold: --model: 'clasic' is not one of classic, residual; did you mean classic?"),
         (["train", "--gpus", "two"], 2, "twofold: --out: no run folder given; add --out RUN"),
         (["predict", "--epochs", "5", "run"], 2, "twofold: --epochs: unknown option; it belongs to twofold train"),
-        (["prepare", "--out", "x"], 2, "twofold: prepare: no source given; name a folder, an archive, kaggle:owner/dataset or https://..."),
+        (["prepare", "--out", "x"], 2, NO_SOURCE),
         (["evaluate", "nowhere"], 2, "twofold: nowhere: is not a run folder; name the --out of a twofold train"),
         (["evaluate"], 2, "twofold: evaluate: RUN not given; see twofold evaluate --help"),
         (["smoke", "more"], 2, "twofold: more: is one argument too many for twofold smoke; see --help"),
@@ -161,8 +164,8 @@ def test_a_full_disk_leaves_with_69_and_the_old_checkpoint(mounted: Path, shards
     done = _twofold("prepare", drawn, "--out", mounted / "set", "--side", "40")
     assert done.returncode == 0, done.stderr
     filler = mounted / "filler"
-    filler.write_bytes(b"0" * (1 << 20) if False else b"0" * 300_000)
-    done = _twofold("train", "--data", shards, "--out", mounted / "run", "--epochs=9", "--save-every=0.00001", *QUICK[:3], *QUICK[4:])
+    filler.write_bytes(b"0" * 300_000)
+    done = _twofold("train", "--data", shards, "--out", mounted / "run", "--epochs=9", "--save-every=1steps", *QUICK[:3], *QUICK[4:])
     assert done.returncode == 69, done.stdout + done.stderr
     assert "the disk is full; free some space and rerun to resume" in done.stderr
     assert len(done.stderr.splitlines()) == 1

@@ -150,16 +150,16 @@ def test_a_damaged_best_checkpoint_costs_the_best_only(run: Path, tmp_path: Path
     copy = tmp_path / "run"
     shutil.copytree(run, copy)
     folder = copy / CHECKPOINTS
-    newest, older = checkpoints.steps(folder)
-    document = json.loads((copy / SUMMARY).read_text()) | {"best_step": older}
+    newest, older = checkpoints.names(folder)
+    document = json.loads((copy / SUMMARY).read_text()) | {"best_step": older.step}
     (copy / SUMMARY).write_text(json.dumps(document))
-    arrays = folder / f"step-{older:08d}" / "state.npz"
+    arrays = folder / str(older) / "state.npz"
     arrays.write_bytes(arrays.read_bytes()[:-9])
     capsys.readouterr()
-    assert Trained(copy).step == newest
-    lost = f"the best checkpoint, of step {older}, is damaged or missing, and its weights are lost"
-    assert capsys.readouterr().out == f"warning: {folder}: {lost}; using step {newest}, the newest that is whole\n"
-    (folder / f"step-{newest:08d}" / "checkpoint.json").unlink()
+    assert Trained(copy).step == newest.step
+    lost = f"the best checkpoint, of step {older.step}, is damaged or missing, and its weights are lost"
+    assert capsys.readouterr().out == f"warning: {folder}: {lost}; using step {newest.step}, the newest that is whole\n"
+    (folder / str(newest) / "checkpoint.json").unlink()
     with pytest.raises(UserError, match="all checkpoints are damaged; restore them from a copy"):
         Trained(copy)
 

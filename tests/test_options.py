@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections import defaultdict
 from pathlib import Path
@@ -12,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from job.cli import COMMANDS, read
-from job.config import effects
+from job.config import effects, lengths
 from job.config.options import Knob, Request, build, knobs, leaves, nearest, read_keywords, read_toml, replace, to_toml
 from job.config.schema import Config, EvaluateConfig, PrepareConfig
 from job.errors import UserError
@@ -45,6 +46,25 @@ def test_flag_over_environment_over_file_over_default(tmp_path: Path) -> None:
     assert request.given == {"epochs", "seed", "patience"}
     assert request.fixed == {"epochs", "seed"}
     assert request.flags == {"epochs"}
+
+
+def test_lengths_are_read_where_they_are_given(tmp_path: Path) -> None:
+    """A bare number is minutes, as it was when the option was a number, in files that are older than its units too."""
+    assert lengths.interval("60s", "") == lengths.interval("1", "") == lengths.interval("1m", "") == lengths.Interval(seconds=60)
+    assert lengths.interval("1step", "") == lengths.Interval(steps=1)
+    assert lengths.interval("1epoch", "") == lengths.Interval(math.inf, math.inf)
+    assert [lengths.limit(text, "") for text in ("90m", "0", "")] == [5400, math.inf, math.inf]
+    for value, text in (("5.0", "5.0"), ("5", "5"), ("1e-06", "1e-06"), ("'500steps'", "500steps")):
+        assert _train(["--config", _file(tmp_path, f"[run]\nsave_every = {value}\n")]).run.save_every == text
+    assert read_keywords({"save_every": 5.0}, Config) == {"save_every": "5.0"}
+    what = "is not an interval between checkpoints; give a time, steps or 1epoch, as 60s, 10m, 500steps"
+    assert _refused(["--save-every", "soon"]).startswith(f"--save-every: 'soon' {what}")
+    assert _refused([], {"TWOFOLD_SAVE_EVERY": "0"}).startswith(f"TWOFOLD_SAVE_EVERY: '0' {what}")
+    file = _file(tmp_path, "[run]\nsave_every = 0\n")
+    assert _refused(["--config", file]).startswith(f"{file} [run] save_every: '0' {what}")
+    assert _refused(["--config", _file(tmp_path, "[run]\nsave_every = true\n")]).endswith(
+        "True is not a text; give 60s|10m|500steps|1epoch"
+    )
 
 
 def test_auto_in_a_stronger_source_undoes_a_weaker_one(tmp_path: Path) -> None:
@@ -161,6 +181,8 @@ def _values(knob: Knob) -> st.SearchStrategy[Any]:
     low = meta["low"] if meta["low"] is not None else meta["above"]
     kind = knob.element or knob.kind
     one: st.SearchStrategy[Any]
+    if meta["parse"] is not None:
+        return st.sampled_from(["90s", "2.5h", "1e-3m"])
     if meta["choices"]:
         one = st.sampled_from(meta["choices"])
     elif kind is bool:

@@ -242,6 +242,6 @@ def test_a_checkpoint_is_on_the_disk_before_its_name_is(tmp_path: Path, monkeypa
     assert len(os.listdir("/proc/self/fd")) == before
     temporary = f".checkpoint.json.{os.getpid()}.tmp"
     assert seen == [
-        ("sync", "state.npz"), ("sync", temporary), ("rename", "checkpoint.json"), ("sync", ".step-00000007.tmp"),
-        ("rename", "step-00000007"), ("sync", "c"),
+        ("sync", "state.npz"), ("sync", temporary), ("rename", "checkpoint.json"), ("sync", ".step-00000007-0001.tmp"),
+        ("rename", "step-00000007-0001"), ("sync", "c"),
     ]  # fmt: skip

@@ -19,10 +19,8 @@ from job.errors import UserError
 from job.inference.trained import Trained
 from job.runs import checkpoints, records
 from job.runs.checkpoints import Checkpoint
-from job.runs.state import State
 from job.storage import lock
 from job.train import train
-from job.training.saver import Saver
 from tests.conftest import small
 
 
@@ -84,9 +82,9 @@ def test_a_damaged_best_checkpoint_costs_the_best_not_the_run(stopped: Path, tmp
     newest = checkpoints.newest(folder)
     assert newest is not None
     lost = newest.state.step - 1
-    checkpoints.save(folder, Checkpoint(newest.arrays, replace(newest.state, step=lost)))
-    checkpoints.save(folder, Checkpoint(newest.arrays, replace(newest.state, best=1e9, best_step=lost)))
-    arrays = checkpoints.path(folder, lost) / "state.npz"
+    for state in (replace(newest.state, step=lost), replace(newest.state, best=1e9, best_step=lost)):
+        checkpoints.save(folder, Checkpoint(newest.arrays, state, 2, newest.settings))
+    arrays = folder / str(checkpoints.of_step(folder, lost)) / "state.npz"
     arrays.write_bytes(arrays.read_bytes()[:-9])
     summary = _resume(root / "run", str(root / "shards"))
     assert summary.status == "done"
@@ -96,75 +94,6 @@ def test_a_damaged_best_checkpoint_costs_the_best_not_the_run(stopped: Path, tmp
     said = capsys.readouterr().out
     assert f"the best weights, of step {lost}, are lost; model.keras is made from those of step {summary.steps}" in said
     assert Trained(root / "run").step == summary.steps
-
-
-def test_the_summary_names_the_new_best_before_the_old_one_is_deleted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """A crash at any moment leaves a summary whose best checkpoint is there."""
-    seen: list[tuple[int | None, list[int]]] = []
-
-    class Run:
-        folder = tmp_path
-        step = type("Step", (), {"arrays": staticmethod(lambda: {"weights/a": np.zeros(1)})})
-
-    def summarise(self: Saver, state: State, status: str) -> None:
-        seen.append((state.best_step, checkpoints.steps(self.folder)))
-
-    monkeypatch.setattr(Saver, "summarise", summarise)
-    saver = Saver(Run(), State(fingerprint="f"))  # type: ignore[arg-type]
-    for step in (1, 2, 3, 4):
-        saver.save(State(fingerprint="f", step=step, best_step=step))
-    assert [best in there and (best - 1 in there or best == 1) for best, there in seen if best is not None] == [True] * 4
-    assert checkpoints.steps(saver.folder) == [4, 3]
-    for step in (5, 6, 7):
-        saver.save(State(fingerprint="f", step=step, best_step=4))
-    assert checkpoints.steps(saver.folder) == [7, 6, 4], "the best is kept, however old"
-
-
-def test_a_checkpoint_just_written_outlives_the_damaged_ones_beyond_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    class Run:
-        folder = tmp_path
-        step = type("Step", (), {"arrays": staticmethod(lambda: {"weights/a": np.zeros(1)})})
-
-    monkeypatch.setattr(Saver, "summarise", lambda *arguments: None)
-    saver = Saver(Run(), State(fingerprint="f"))  # type: ignore[arg-type]
-    for step in (200, 300, 400):
-        saver.save(State(fingerprint="f", step=step, best_step=200))
-    saver.save(State(fingerprint="f", step=250, best_step=200))  # resumed from 200, since 300 and 400 were damaged
-    assert checkpoints.steps(saver.folder) == [250, 200]
-    assert saver.saved.step == 250
-    (saver.folder / ".step-00000999.tmp").mkdir()  # of a save that was killed
-    checkpoints.prune(saver.folder, {250, 200})
-    assert {path.name for path in saver.folder.iterdir()} == {"step-00000200", "step-00000250"}
-
-
-def test_a_crash_between_the_renames_of_the_only_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The step is written once more; wherever the crash comes, one of both is there and is whole."""
-    first = Checkpoint({"weights/a": np.zeros(1)}, State(fingerprint="first", step=7))
-    again = Checkpoint({"weights/a": np.ones(1)}, State(fingerprint="again", step=7))
-    rename = checkpoints.local.rename
-    for crash in range(4):  # before the document, the old one's other name, the new one's name; and never
-        folder = tmp_path / str(crash)
-        checkpoints.save(folder, first)
-        done = 0
-
-        def stop(old: Path, new: Path, last: int = crash) -> None:
-            nonlocal done
-            if done == last:
-                raise KeyboardInterrupt
-            done += 1
-            rename(old, new)
-
-        with monkeypatch.context() as patch:
-            patch.setattr(checkpoints.local, "rename", stop)
-            try:
-                checkpoints.save(folder, again)
-            except KeyboardInterrupt:
-                assert crash < 3
-        found = checkpoints.newest(folder)
-        assert found is not None
-        assert found.state.fingerprint == ("again" if crash == 3 else "first")
-        checkpoints.save(folder, again)  # and the next save leaves one folder
-        assert [p.name for p in folder.iterdir()] == ["step-00000007"]
 
 
 def test_a_score_that_is_no_number_is_best_only_until_there_is_one(stopped: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

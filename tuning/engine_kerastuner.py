@@ -86,7 +86,7 @@ class _Runner:
         def on_epoch(epoch: Epoch) -> None:
             self.status_table.epoch(id, epoch.epoch, epoch.monitored(self.plan.monitor))
 
-        outcome = self.worker.run(self.plan.config(id, point, until), on_epoch, self.tick)
+        outcome = self.worker.run(self.plan.config(id, point, until), self.plan.place(id), on_epoch, self.tick)
         if self.plan.fresh:
             self.worker.close()
         self.state.end(id, outcome)

@@ -144,7 +144,7 @@ def _run(plan: Plan, id: str, point: Point | None) -> None:
             return True
         return False
 
-    outcome = trial.run(plan.config(id, point), on_epoch, Halt(plan.out))
+    outcome = trial.run(plan.config(id, point), on_epoch, Halt(plan.out), plan.place(id))
     if outcome.status == "done":
         tune.report({**last, "outcome": outcome})
     elif outcome.status == "stopped":

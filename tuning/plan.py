@@ -11,6 +11,7 @@ from typing import Any, cast
 from job.config.options import replace
 from job.config.schema import RISING, Config
 from job.machine import devices
+from job.runs.place import Place
 from job.shutdown import Stop
 from tuning.space import Point, Space
 
@@ -23,6 +24,7 @@ class Plan:
 
     `base` is the starting configuration with `source.data` the shards, absolute; `start` is its point, None where it
     lies outside the space. `gpus` and `cpus` are a trial's; `concurrent` trials run at once, over all machines.
+    `address` is that of `out` where it is the copy of a bucket's folder, `fence` that of its lease.
     """
 
     out: Path
@@ -36,6 +38,8 @@ class Plan:
     concurrent: int
     gpus: float
     cpus: int
+    address: str = ""
+    fence: int | None = None
 
     @property
     def epochs(self) -> int:
@@ -58,6 +62,11 @@ class Plan:
     def folder(self, trial: str) -> Path:
         return self.out / "trials" / trial
 
+    def place(self, trial: str) -> Place:
+        """The trial's folder; the sweep's own mirror sends it to a bucket."""
+        folder = self.folder(trial)
+        return Place(folder, f"{self.address}/trials/{trial}" if self.address else str(folder), self.fence)
+
     def searched(self, point: Point | None) -> Config:
         """The configuration at a point, as a user would write it; without one, the starting configuration."""
         return cast(Config, replace(self.base, **self.space.values(point or {})))
@@ -69,6 +78,7 @@ class Plan:
         """
         gpus = "none" if not self.gpus else "all" if self.gpus < 1 else str(int(self.gpus))
         share: dict[str, Any] = dict(threads=self.cpus, workers=self.cpus, gpus=gpus, memory=self._memory())
+        share |= dict(notice="off", step_timeout="0")  # the sweep hears the notice; one slow trial is no reason to stop all
         if self.gpus >= 1:
             share["replicas"] = int(self.gpus)
         stop_after = until if until < self.epochs else 0

@@ -6,6 +6,7 @@ else is here: what is checked before anything starts, the sweep's state, the sta
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Callable, Collection, Iterator
@@ -13,16 +14,18 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+from job.config import lengths
 from job.config.options import build, knobs, leaves, replace
-from job.config.resolve import resolve, seconds
+from job.config.resolve import resolve
 from job.config.schema import Config, SweepConfig
 from job.console import console, counted, duration
 from job.data import manifest
 from job.data.location import auto_window, locate
 from job.errors import Interrupted, MachineError, UserError
 from job.feeds import order
-from job.machine import devices
+from job.machine import devices, notice
 from job.runs import records
+from job.runs.place import Place
 from job.shutdown import Stop
 from job.storage import local, lock
 from job.storage.opening import is_bucket
@@ -43,18 +46,19 @@ def check(config: SweepConfig, fixed: Collection[str] = ()) -> None:
     """
     base = _base(config)
     _search(config)
-    seconds(config.sweep.time_budget)
+    _budget(config)
     _require_engine(config.sweep.engine)
     space.read(_space_file(config), base, MANY, fixed)
 
 
-def sweep(config: SweepConfig, fixed: Collection[str] = (), stop: Stop | None = None) -> SweepState:
+def sweep(config: SweepConfig, fixed: Collection[str] = (), stop: Stop | None = None, where: Place | None = None) -> SweepState:
     """Search, or resume a search that was interrupted, or find it finished.
 
     Args:
         config: as the user gave it; `source.data` is a folder of shards.
         fixed: the fields of training that are the same for all trials.
         stop: set it, and running trials are saved. Needs no main thread.
+        where: the sweep's folder, opened already; by default the local one of `config.output.out`.
 
     Raises:
         UserError, MachineError: see `job/errors.py`.
@@ -71,14 +75,15 @@ def sweep(config: SweepConfig, fixed: Collection[str] = (), stop: Stop | None = 
     shards.split("validation", data)
     searched = space.read(_space_file(config), base, images, fixed)
     search = _search(config)
-    budget = seconds(config.sweep.time_budget)
-    out = Path(base.output.out)
+    budget = _budget(config)
+    out = Path(base.output.out) if where is None else where.path.absolute()
+    bucket: dict[str, Any] = dict(address=where.address, fence=where.fence) if where is not None and where.mirror is not None else {}
     local.make_folder(out)
-    with lock.only_writer(out), console.copy_to(out / "log.txt"):
+    with lock.only_writer(out), console.copy_to(out / "log.txt"), notice.heard(config.run.notice, stop):
         with _engine(config, stop) as (engine, cores, gpus):
             plan = Plan(
                 out=out, base=base, space=searched, start=searched.start(resolve(base, images)), trials=config.sweep.trials, search=search,
-                first_rung=config.sweep.first_rung, reduction=config.sweep.reduction, **_shares(config, base, cores, gpus),
+                first_rung=config.sweep.first_rung, reduction=config.sweep.reduction, **_shares(config, base, cores, gpus), **bucket,
             )  # fmt: skip
             state = SweepState(plan, _settings(plan, config, shards.fingerprint), changed=report.write)
             until = time.monotonic() + budget
@@ -128,9 +133,10 @@ def _base(config: SweepConfig) -> Config:
     if (Path(config.output.out) / records.CONFIG).exists():
         raise UserError(config.output.out, "is the folder of a run", "name another --out for the sweep")
     data = config.source.data if is_bucket(config.source.data) else str(Path(config.source.data).absolute())
+    out = config.output.out if is_bucket(config.output.out) else str(Path(config.output.out).absolute())
     own = {k.name for k in knobs(Config)}
     values = {name: value for name, value in leaves(config).items() if name in own}
-    base: Config = build(Config, {**values, "data": data, "out": str(Path(config.output.out).absolute())})
+    base: Config = build(Config, {**values, "data": data, "out": out})
     return base
 
 
@@ -142,6 +148,11 @@ def _search(config: SweepConfig) -> str:
     if engine == "keras-tuner" and (config.sweep.concurrent or 1) > 1:
         raise UserError("--concurrent", "keras-tuner runs one trial at a time", "remove it, or use --engine ray")
     return search
+
+
+def _budget(config: SweepConfig) -> float:
+    """Seconds; infinity where there is no limit."""
+    return lengths.limit(config.sweep.time_budget, "--time-budget")
 
 
 def _require_engine(engine: str) -> None:
@@ -211,8 +222,8 @@ def _announce(plan: Plan, state: SweepState, config: SweepConfig, shards: manife
     )
     share = f"{counted(plan.cpus, 'core')}" + (f" and {plan.gpus:g} GPU" if plan.gpus else "")
     console.log(f"searching {', '.join(d.name for d in plan.space.dimensions)}; {counted(plan.concurrent, 'trial')} at once, {share} each")
-    if config.sweep.time_budget:
-        console.log(f"stopping after {duration(seconds(config.sweep.time_budget))}; rerun the same command to resume")
+    if _budget(config) < math.inf:
+        console.log(f"stopping after {duration(_budget(config))}; rerun the same command to resume")
     if state.trials:
         console.log(f"resuming: {len(state.ended)} trials already ended, {len(state.unfinished)} interrupted")
 

@@ -22,6 +22,7 @@ from job.console import console
 from job.errors import Interrupted, JobError, MachineError, OutOfMemory, from_os_error
 from job.machine import memory
 from job.runs import checkpoints, records
+from job.runs.place import Place
 from job.runs.records import Epoch, Summary
 from job.shutdown import Stop
 from job.storage import local, lock
@@ -37,27 +38,28 @@ class Outcome:
     reason: str = ""
 
 
-def run(config: Config, on_epoch: Callable[[Epoch], Any], stop: Stop) -> Outcome:
+def run(config: Config, on_epoch: Callable[[Epoch], Any], stop: Stop, where: Place | None = None) -> Outcome:
     """Train. What the job and the libraries print goes to the run's log file.
 
     Args:
         config: the trial's own.
         on_epoch: called with each epoch's record; a true answer ends the trial as `stopped`.
         stop: set it, and the trial is saved and `interrupted`.
+        where: its run folder; by default the local one of `config.output.out`.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
-    folder = Path(config.output.out)
+    where = Place(Path(config.output.out), config.output.out) if where is None else where
     try:
-        local.make_folder(folder)
-        with console.silenced(), _output_to(folder / records.LOG):
-            return _outcome(config, on_epoch, stop)
+        local.make_folder(where.path)
+        with console.silenced(), _output_to(where.path / records.LOG):
+            return _outcome(config, where, on_epoch, stop)
     except OSError as error:
         return _of_os_error(error)
 
 
-def _outcome(config: Config, on_epoch: Callable[[Epoch], Any], stop: Stop) -> Outcome:
+def _outcome(config: Config, where: Place, on_epoch: Callable[[Epoch], Any], stop: Stop) -> Outcome:
     try:
-        return Outcome(_train(config, on_epoch, stop).status)
+        return Outcome(_train(config, where, on_epoch, stop).status)
     except Interrupted:
         return Outcome("interrupted")
     except OutOfMemory as error:  # another configuration may fit
@@ -78,13 +80,13 @@ def _of_os_error(error: OSError) -> Outcome:
     return Outcome("fault", str(known)) if known else Outcome("failed", _words(error))
 
 
-def _train(config: Config, on_epoch: Callable[[Epoch], Any], stop: Stop) -> Summary:
+def _train(config: Config, where: Place, on_epoch: Callable[[Epoch], Any], stop: Stop) -> Summary:
     from job.train import train
 
     deadline = time.monotonic() + WAIT
     while True:
         try:
-            return train(config, on_epoch, stop=stop)
+            return train(config, on_epoch, stop=stop, where=where)
         except lock.InUse:
             if time.monotonic() > deadline:
                 raise
@@ -134,9 +136,8 @@ def inherit(parent: Path, child: Path) -> None:
     newest = checkpoints.newest(parent / records.CHECKPOINTS)
     if newest is None:
         return
-    wanted = (newest.state.step, newest.state.best_step)
-    for step in (step for step in checkpoints.steps(parent / records.CHECKPOINTS) if step in wanted):
-        source = checkpoints.path(parent / records.CHECKPOINTS, step)
-        shutil.copytree(source, checkpoints.path(child / records.CHECKPOINTS, step))
+    best = checkpoints.of_step(parent / records.CHECKPOINTS, newest.state.best_step)
+    for name in {newest.name, best} - {None}:
+        shutil.copytree(parent / records.CHECKPOINTS / str(name), child / records.CHECKPOINTS / str(name))
     shutil.copy2(parent / records.METRICS, child / records.METRICS)
     shutil.copy2(parent / records.CONFIG, child / records.CONFIG)

@@ -17,6 +17,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 from job.config.schema import Config
+from job.runs.place import Place
 from job.runs.records import Epoch
 from tuning import process, trial
 from tuning.plan import Halt
@@ -32,7 +33,7 @@ class Worker:
         self._process: subprocess.Popen[bytes] | None = None
         self._pipe: Connection | None = None
 
-    def run(self, config: Config, on_epoch: Callable[[Epoch], None], tick: Callable[[], None]) -> trial.Outcome:
+    def run(self, config: Config, where: Place, on_epoch: Callable[[Epoch], None], tick: Callable[[], None]) -> trial.Outcome:
         """Run a trial and wait for it; `tick` is called twice a second."""
         if self._process is None or self._process.poll() is not None:
             self.close()
@@ -40,7 +41,7 @@ class Worker:
         assert self._process is not None
         assert self._pipe is not None
         try:
-            self._pipe.send(config)
+            self._pipe.send((config, where))
             while True:
                 tick()
                 if self._pipe.poll(0.5):
@@ -83,10 +84,10 @@ def main(out: Path, descriptor: int, parent: int) -> None:
     pipe, halt = Connection(descriptor), Halt(out)
     while True:
         try:
-            config = pipe.recv()
+            config, where = pipe.recv()
         except EOFError:
             return
-        pipe.send(trial.run(config, pipe.send, halt))
+        pipe.send(trial.run(config, pipe.send, halt, where))
 
 
 def _die_with(parent: int) -> None:

@@ -14,7 +14,7 @@ import os
 import tomllib
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,7 @@ def option(
     result: bool = False,
     first: bool = False,
     metavar: str = "",
+    parse: Callable[[str, str], Any] | None = None,
 ) -> Any:
     """Define one knob.
 
@@ -50,9 +51,12 @@ def option(
         result: whether it shapes the weights, so that a resumed run keeps it.
         first: whether a command of many options shows it in its short help.
         metavar: how help writes its value, where the type does not say it.
+        parse: reads a text that has a form of its own, and refuses others by the name that it is given; a file or a
+            keyword may have a bare number there.
     """
     metadata = dict(
-        help=help, unit=unit, auto=auto, choices=choices, low=low, high=high, above=above, result=result, first=first, metavar=metavar
+        help=help, unit=unit, auto=auto, choices=choices, low=low, high=high, above=above, result=result, first=first,
+        metavar=metavar, parse=parse,
     )  # fmt: skip
     return dataclasses.field(default=default, metadata=metadata)
 
@@ -135,7 +139,11 @@ def convert(knob: Knob, raw: Any, where: str, *, typed: bool = False) -> Any:
     meta = knob.field.metadata
     if raw == "auto" and knob.field.default is None:
         return None
+    if meta["parse"] is not None:
+        raw = repr(raw) if isinstance(raw, (int, float)) and not isinstance(raw, bool) else raw
     value = _value(knob, raw, where, typed)
+    if meta["parse"] is not None:
+        meta["parse"](value, where)
     for item in value if isinstance(value, tuple) else (value,):
         if meta["choices"] and item not in meta["choices"]:
             raise UserError(where, f"{item!r} is not one of {', '.join(meta['choices'])}", nearest(str(item), meta["choices"]))
@@ -249,7 +257,7 @@ def read_toml(path: Path, tree: type) -> dict[str, Any]:
         raise UserError(str(path), "configuration file not found", "check the name given to --config") from None
     except IsADirectoryError:
         raise UserError(str(path), "is a folder, not a configuration file", "name a .toml file") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits too
         raise UserError(str(path), f"is not valid TOML ({error})", "fix that line") from None
     tables: dict[str, dict[str, Knob]] = {}
     for knob in knobs(tree):

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from job.config import schema
+from job.config import lengths, schema
 from job.config.options import build, knobs, leaves, nearest, replace
 from job.config.schema import Config
 from job.errors import UserError
@@ -222,6 +222,9 @@ def _check(config: Resolved, images: int | None) -> None:
     _check_batch(schedule.batch, config.machine.replicas)
     gpus(config.machine.gpus)
     bytes_of(config.feed.cache_size)
+    lengths.interval(config.run.save_every, "--save-every")
+    lengths.seconds(config.run.grace, "--grace")
+    lengths.limit(config.run.step_timeout, "--step-timeout")
 
 
 def _check_batch(batch: int, replicas: int) -> None:
@@ -248,19 +251,6 @@ def gpus(text: str) -> str | int | tuple[int, ...]:
     raise UserError(
         "--gpus", f"{text!r} is not a choice of GPUs", f"give auto, all, none, a count or id:0,1 ({nearest(text, ('auto', 'all', 'none'))})"
     )
-
-
-def seconds(text: str) -> float:
-    """Read `--time-budget`: a number with s, m or h; infinity where it is empty."""
-    if not text:
-        return float("inf")
-    try:
-        length = float(text[:-1]) * dict(s=1, m=60, h=3600)[text[-1]]
-    except (KeyError, ValueError):
-        length = 0.0
-    if not 0 < length < float("inf"):
-        raise UserError("--time-budget", f"{text!r} is not a length of time", "give a number with s, m or h, as 90m")
-    return length
 
 
 def bytes_of(text: str) -> int:

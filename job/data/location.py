@@ -31,7 +31,16 @@ def locate(text: str, feed: schema.Cache, stop: Stop) -> Location:
     """
     if not is_bucket(text):
         return Path(text)
-    return RemoteShards(open_bucket(text, stop), Cache(default_folder(feed.cache) / SHARDS, bytes_of(feed.cache_size)))
+    return RemoteShards(open_bucket(text, stop), open_cache(feed))
+
+
+def open_cache(feed: schema.Cache) -> Cache:
+    """The cache of shards.
+
+    Raises:
+        MachineError: it cannot be written.
+    """
+    return Cache(default_folder(feed.cache) / SHARDS, bytes_of(feed.cache_size))
 
 
 def open_records(location: Location, shards: Sequence[Shard]) -> Records:

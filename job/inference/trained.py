@@ -56,8 +56,8 @@ class Trained:
         """
         config = records.read_config(folder)
         summary = records.read_summary(folder)
-        steps = checkpoints.steps(folder / records.CHECKPOINTS)
-        if summary is None or summary.best_step is None or not steps:
+        saved = checkpoints.names(folder / records.CHECKPOINTS)
+        if summary is None or summary.best_step is None or not saved:
             raise UserError(str(folder), "this run has finished no epoch yet", "rerun its twofold train to resume, then try again")
         config = replace(config, replicas=1, precision="float32")
         chosen = devices.choose(replace(config, gpus="auto", threads=None, xla=False, memory=None))
@@ -120,13 +120,13 @@ def _best(folder: Path, step: int) -> checkpoints.Checkpoint:
     Raises:
         UserError: not one is whole.
     """
-    for tried in dict.fromkeys((step, *checkpoints.steps(folder))):
+    for name in sorted(checkpoints.names(folder), key=lambda name: name.step != step):
         try:
-            found = checkpoints.load(folder, tried)
+            found = checkpoints.load(folder, name)
         except UserError:
             continue
-        if tried != step:
+        if name.step != step:
             lost = f"the best checkpoint, of step {step:,}, is damaged or missing, and its weights are lost"
-            console.log(f"warning: {folder}: {lost}; using step {tried:,}, the newest that is whole")
+            console.log(f"warning: {folder}: {lost}; using step {name.step:,}, the newest that is whole")
         return found
     raise UserError(str(folder), "all checkpoints are damaged", "restore them from a copy, or train in a new --out")

@@ -25,7 +25,7 @@ from job.storage.lease import Document
 from job.storage.mirror import COMMIT, Mirror
 from job.storage.opening import is_bucket, open_bucket
 from job.storage.probe import probe
-from job.storage.retrying import Retrying
+from job.storage.retrying import Counts, Retrying
 from job.storage.sent import Sent, mark_of
 
 FINISH = 120.0  # seconds for what is left to be sent, where no signal asked to stop
@@ -33,22 +33,21 @@ MARGIN = 0.5  # seconds of the grace that are kept to say what could not be sent
 PATIENCE = 20.0  # seconds that a call of the mirror is tried again: its next pass begins where this one failed
 FETCHES = 8  # at once
 
-_CHECKPOINT = re.compile(r"((?:.*/)?checkpoints/step-\d+(?:-(\d+))?)/[^/]+")
+CHECKPOINT = re.compile(r"((?:.*/)?checkpoints/step-\d+(?:-(\d+))?)/[^/]+")
 _NOT_FETCHED = re.compile(r"(?:.*/)?(?:data|tensorboard|report)/.*|.*\.(?:png|keras|tfrecord|npy)|lease\.json")
 
 
 @dataclass(frozen=True)
 class Place:
-    """A folder to write in. `fence` is None where it is local: then the run counts its starts itself.
+    """A folder to write in: `address` as the user writes it, `path` where it lies on this machine.
 
-    `data` is the address of the shards that the folder in the bucket holds, empty where it holds none.
+    `fence` is None where it is local: then a run counts its starts itself.
     """
 
     path: Path
     address: str
     fence: int | None = None
     mirror: Mirror | None = None
-    data: str = ""
 
     def settle(self, seconds: float = FINISH) -> None:
         """Send what is written so far before going on; what cannot be sent now is sent later."""
@@ -57,14 +56,14 @@ class Place:
 
 
 @contextmanager
-def opened(text: str, cache: Path, stop: Stop, grace: float, life: float = lease.LIFE) -> Iterator[Place]:
+def opened(text: str, cache: Path, stop: Stop, grace: float, life: float | None = None) -> Iterator[Place]:
     """Open a folder to write in, and send what is left at the end.
 
     Args:
         text: a path, or an address of a bucket.
         cache: where the local copy of a bucket's folder goes.
         stop: set it, and what is left is sent within `grace` seconds of that moment.
-        life: of the lease, seconds.
+        life: of the lease, seconds; by default `lease.LIFE`.
 
     Raises:
         InUse: another process writes there, or has taken the lease over meanwhile.
@@ -72,7 +71,7 @@ def opened(text: str, cache: Path, stop: Stop, grace: float, life: float = lease
         UserError, MachineError: no access, no such bucket, unreachable.
     """
     if not is_bucket(text):
-        yield Place(Path(text).absolute(), text)
+        yield Place(Path(text), text)
         return
     bucket = open_bucket(text, stop)
     home = cache / "runs" / hashlib.sha256(bucket.address.encode()).hexdigest()[:16]
@@ -83,11 +82,12 @@ def opened(text: str, cache: Path, stop: Stop, grace: float, life: float = lease
             held.enter_context(lock.only_writer(home))
         with addresses.standing_for(str(copy), bucket.address):
             probe(bucket)
-            mirror, data = _take(bucket, copy, Sent(home / "sent.json"), stop, life)
+            mirror = _take(bucket, copy, Sent(home / "sent.json"), stop, life or lease.LIFE)
+        held.callback(_tell, bucket.address, bucket.counts)
         mirror.start(stop.set)
         try:
             with addresses.standing_for(str(copy), bucket.address):
-                yield Place(copy, bucket.address, mirror.lease.document.fence, mirror, data)
+                yield Place(copy, bucket.address, mirror.lease.document.fence, mirror)
         except BaseException:
             with suppress(JobError):  # the first fault is the one to tell
                 _finish(mirror, stop, grace)
@@ -95,7 +95,12 @@ def opened(text: str, cache: Path, stop: Stop, grace: float, life: float = lease
         _finish(mirror, stop, grace)
 
 
-def _take(bucket: Retrying, copy: Path, sent: Sent, stop: Stop, life: float) -> tuple[Mirror, str]:
+def _tell(address: str, counts: Counts) -> None:
+    """Log what a folder in a bucket has cost, however it came to its end."""
+    console.log(f"{address}: {counts.summary()}", requests=counts.requests, sent=counts.sent, received=counts.received)
+
+
+def _take(bucket: Retrying, copy: Path, sent: Sent, stop: Stop, life: float) -> Mirror:
     """Take the lease, and make the local copy equal to the bucket."""
     listing: dict[str, Stat] = {}
     mine = False
@@ -105,7 +110,7 @@ def _take(bucket: Retrying, copy: Path, sent: Sent, stop: Stop, life: float) -> 
         listing = {found.name: found for found in bucket.list() if not any(part.startswith(".") for part in found.name.split("/"))}
         mine = before is not None and before.token == sent.token
         names = {*listing, *(_names(copy) if mine else ())}
-        there = {match[1]: int(match[2] or 0) for name in names if (match := _CHECKPOINT.fullmatch(name))}
+        there = {match[1]: int(match[2] or 0) for name in names if (match := CHECKPOINT.fullmatch(name))}
         kept = tuple(sorted(name for name, fence in there.items() if before is None or counts(before, name, fence)))
         if before is not None and before.newest and not kept:
             what = f"its lease says that {before.newest} was written, and no checkpoint is listed"
@@ -122,8 +127,7 @@ def _take(bucket: Retrying, copy: Path, sent: Sent, stop: Stop, life: float) -> 
         with suppress(JobError):
             taken.release()
         raise
-    data = f"{bucket.address}/data" if "data/manifest.json" in listing and not (copy / "data" / "manifest.json").exists() else ""
-    return Mirror(bucket.within(PATIENCE), copy, taken, sent, {name: found for name, found in listing.items() if name != lease.NAME}), data
+    return Mirror(bucket.within(PATIENCE), copy, taken, sent, {name: found for name, found in listing.items() if name != lease.NAME})
 
 
 def counts(document: Document, checkpoint: str, fence: int) -> bool:
@@ -143,7 +147,7 @@ def _fetch(bucket: Bucket, copy: Path, sent: Sent, listing: dict[str, Stat], doc
     """
     kept, wanted = set[str](), list[Stat]()
     for name, found in listing.items():
-        path, match = copy / name, _CHECKPOINT.fullmatch(name)
+        path, match = copy / name, CHECKPOINT.fullmatch(name)
         mark = sent.mark(name)
         if match and not counts(document, match[1], int(match[2] or 0)):
             continue

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -46,8 +47,25 @@ class State:
         names = {field.name for field in fields(cls)}
         if not isinstance(document, dict) or document.keys() != names:
             raise ValueError(f"its state holds other fields: {sorted(names ^ set(document))[:4]}")
-        for name in ("step", "epoch", "seen", "stale"):
-            if not isinstance(document[name], int) or document[name] < 0:
-                raise ValueError(f"its {name} is {document[name]!r}")
+        for name, value in document.items():
+            if name != "best_metrics" and not _FORMS[name](value):
+                raise ValueError(f"its {name} is {value!r:.40}")
         metrics = document["best_metrics"]
         return cls(**{**document, "best_metrics": None if metrics is None else Metrics(**metrics)})
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and 0 <= value < 2**63
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) is float or _is_count(value)
+
+
+_FORMS: dict[str, Callable[[Any], bool]] = {
+    **dict.fromkeys(("step", "epoch", "seen", "stale"), _is_count),
+    **dict.fromkeys(("logit_shift", "seconds", "epoch_began", "loss", "right"), _is_number),
+    "fingerprint": lambda value: isinstance(value, str),
+    "best": lambda value: value is None or _is_number(value),
+    "best_step": lambda value: value is None or _is_count(value),
+}

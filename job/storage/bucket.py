@@ -102,5 +102,8 @@ class Bucket(Protocol):
         ...
 
     def list(self, prefix: str = "", after: str = "") -> Iterator[Stat]:
-        """The objects whose names begin with `prefix`, in the order of their names, those up to `after` left out."""
+        """The objects whose names begin with `prefix`, in the order of their names, those up to `after` left out.
+
+        The order is the store's: of bytes with Google and Amazon, folder by folder with SeaweedFS. Whoever needs one sorts.
+        """
         ...

@@ -18,6 +18,8 @@ import threading
 import time
 import warnings
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -45,7 +47,7 @@ class GsBucket:
         self._bucket, self._start = bucket, f"{prefix}/" if prefix else ""
         self.address = f"gs://{bucket}/{prefix}".rstrip("/")
         self._lock = threading.Lock()
-        self._made: Any = None
+        self._connection: _Connection | None = None
         self._asked: float | None = None  # when credentials were looked for first
 
     def stat(self, name: str) -> Stat | None:
@@ -88,14 +90,11 @@ class GsBucket:
         return self._write(name, content, version, sha256)
 
     def delete(self, name: str, version: str) -> None:
-        try:
-            with self._request("delete", name, "DELETE", self._object(name), {"ifGenerationMatch": version}) as response:
-                response.content  # noqa: B018  of no length; read, so that the connection is kept
-        except Missing:
-            pass
-        except Conflict:
-            if self.stat(name) is not None:
-                raise
+        with (
+            suppress(Missing),
+            self._request("delete", name, "DELETE", self._object(name), {"ifGenerationMatch": version}) as response,
+        ):
+            response.content  # noqa: B018  of no length; read, so that the connection is kept
 
     def list(self, prefix: str = "", after: str = "") -> Iterator[Stat]:
         asked = {"prefix": self._start + prefix, "maxResults": str(transfer.PAGE), "fields": "items(name,size,generation),nextPageToken"}
@@ -160,15 +159,15 @@ class GsBucket:
         import google.auth.exceptions
         import requests
 
-        client = self._client()
+        reached = self._connected()
         try:
-            response = client._http.request(  # the session that has the credentials; there is no public way to it
-                method, client.api_endpoint.rstrip("/") + path, params=asked, data=body,
+            response = reached.session.request(
+                method, reached.endpoint + path, params=asked, data=body,
                 headers={"Accept-Encoding": "identity", **(headers or {})}, stream=True, allow_redirects=False,
                 timeout=(transfer.CONNECT_SECONDS, transfer.READ_SECONDS),
             )  # fmt: skip
         except (requests.exceptions.InvalidURL, requests.exceptions.MissingSchema, requests.exceptions.InvalidSchema):
-            raise UserError(self.address, f"invalid endpoint {client.api_endpoint}", f"set {EMULATOR} to http://HOST:PORT") from None
+            raise UserError(self.address, f"invalid endpoint {reached.endpoint}", f"begin {EMULATOR} with http://") from None
         except requests.exceptions.RequestException as error:
             raise Unavailable(transfer.fault(error, self.address)) from error
         except google.auth.exceptions.GoogleAuthError as error:
@@ -190,6 +189,8 @@ class GsBucket:
             if verb in ("write", "list") or "bucket does not exist" in message:  # to these two nothing else can be missing
                 return UserError(f"gs://{self._bucket}", "the bucket does not exist", "correct the name or create it first")
             return Missing()
+        if code == 401 and self._connected().anonymous:
+            return UserError(self.address, f"cannot {verb}: no credentials were found", LOG_IN)
         if code == 401:
             return UserError(self.address, f"cannot {verb}: the credentials were refused", LOG_IN)
         if code == 403 and "scope" in message:
@@ -202,20 +203,21 @@ class GsBucket:
             return Unavailable(transfer.WRONG_HASH)
         return UserError(where, f"cannot {verb}: {transfer.status(code)} ({message})", "correct the address or the settings of the bucket")
 
-    def _client(self) -> Any:
-        """One client, made at the first request: looking for credentials may take requests itself."""
+    def _connected(self) -> _Connection:
+        """Made at the first request: looking for credentials may take requests itself."""
         with self._lock:
-            if self._made is None:
-                self._made = self._connect()
-            return self._made
+            if self._connection is None:
+                self._connection = self._connect()
+            return self._connection
 
-    def _connect(self) -> Any:
+    def _connect(self) -> _Connection:
         import google.auth.exceptions
+        import requests
         from google.cloud.storage import Client
-        from requests.adapters import HTTPAdapter
 
         for name in ("google.auth", "urllib3"):  # each failed try would be a line of theirs; ours are counted
             logging.getLogger(name).setLevel(logging.ERROR)
+        anonymous = EMULATOR in os.environ
         try:
             with warnings.catch_warnings(action="ignore"):  # that a user's own credentials have no quota project
                 client = Client(project=None)
@@ -223,14 +225,15 @@ class GsBucket:
             if "default credentials were not found" not in str(error):
                 raise UserError(self.address, f"the credentials cannot be read ({_line(str(error))})", LOG_IN) from error
             self._await_metadata()
-            client = Client.create_anonymous_client()
+            client, anonymous = Client.create_anonymous_client(), True
         except google.auth.exceptions.GoogleAuthError as error:
             raise self._refused_credentials("connect", error) from error
-        session = client._http
-        for scheme in ("http://", "https://"):
-            if not getattr(session, "is_mtls", False):
-                session.mount(scheme, HTTPAdapter(pool_connections=4, pool_maxsize=transfer.CONNECTIONS))
-        return client
+        # there is no public way to the session that has the credentials; without any it would try to renew them
+        session = requests.Session() if anonymous else client._http
+        if not getattr(session, "is_mtls", False):
+            for scheme in ("http://", "https://"):
+                session.mount(scheme, requests.adapters.HTTPAdapter(pool_connections=4, pool_maxsize=transfer.CONNECTIONS))
+        return _Connection(session, client.api_endpoint.rstrip("/"), anonymous)
 
     def _await_metadata(self) -> None:
         """Where a metadata server may yet come up, as in a pod that has just started, none is not yet an answer."""
@@ -240,13 +243,18 @@ class GsBucket:
             raise Unavailable("no credentials yet: the metadata server does not answer")
 
     def _refused_credentials(self, verb: str, error: Any) -> Exception:
-        from google.auth.exceptions import InvalidOperation, TimeoutError, TransportError
+        from google.auth.exceptions import TimeoutError, TransportError
 
         if isinstance(error.__cause__ or error, (TransportError, TimeoutError)) or error.retryable:
             return Unavailable(f"no access token ({transfer.fault(error, self.address)})")
-        if isinstance(error, InvalidOperation):  # what none are refused is an attempt to renew them
-            return UserError(self.address, f"cannot {verb}: no credentials were found", LOG_IN)
         return UserError(self.address, f"cannot {verb}: the credentials are expired or revoked", LOG_IN)
+
+
+@dataclass(frozen=True)
+class _Connection:
+    session: Any  # of requests
+    endpoint: str
+    anonymous: bool
 
 
 class _Related:

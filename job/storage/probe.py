@@ -10,7 +10,7 @@ from job.console import console
 from job.errors import JobError, UserError
 from job.storage.bucket import Bucket, Conflict, Missing
 
-UNFIT = "a run needs a store that does: use another"
+UNFIT = "use another store"
 
 
 def probe(bucket: Bucket) -> None:

@@ -161,25 +161,27 @@ def fault(error: BaseException, where: str) -> str:
     """
     import urllib3
 
-    for inner in _chain(error):
+    made_of = [*_chain(error)]
+    for inner in made_of:
         if isinstance(inner, ssl.SSLCertVerificationError):
             raise MachineError(
                 where, f"the certificate of the store is not trusted ({inner.verify_message})",
                 "name its CA with REQUESTS_CA_BUNDLE (gs) or AWS_CA_BUNDLE (s3)",
             ) from None  # fmt: skip
-        if isinstance(inner, (http.client.IncompleteRead, urllib3.exceptions.IncompleteRead)):
-            return CUT
-        if isinstance(inner, ConnectionRefusedError):
-            return "connection refused"
-        if isinstance(inner, (socket.gaierror, urllib3.exceptions.NameResolutionError)):
-            return "host name not found"
-        if isinstance(inner, (ConnectionError, ssl.SSLEOFError)):
-            return "connection reset"
-        if isinstance(inner, (TimeoutError, urllib3.exceptions.TimeoutError)):
-            return "timed out"
-        if isinstance(inner, OSError) and inner.errno in (errno.ENETUNREACH, errno.EHOSTUNREACH):
-            return "network unreachable"
-    return "connection failed"
+    kinds: tuple[tuple[str, tuple[type[BaseException], ...]], ...] = (
+        (CUT, (http.client.IncompleteRead, urllib3.exceptions.IncompleteRead)),
+        ("connection refused", (ConnectionRefusedError,)),
+        ("host name not found", (socket.gaierror,)),
+        ("connection reset", (ConnectionError, ssl.SSLEOFError)),
+        ("timed out", (TimeoutError,)),
+    )
+    for kind, types in kinds:
+        if any(isinstance(inner, types) for inner in made_of):
+            return kind
+    if any(isinstance(inner, OSError) and inner.errno in (errno.ENETUNREACH, errno.EHOSTUNREACH) for inner in made_of):
+        return "network unreachable"
+    # last, since urllib3 counts all that fails while connecting among these
+    return "timed out" if any(isinstance(inner, urllib3.exceptions.TimeoutError) for inner in made_of) else "connection failed"
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:

@@ -10,7 +10,7 @@ from job.inference import export
 from job.inference.forward import validate
 from job.metrics import probability
 from job.runs import checkpoints, records
-from job.runs.checkpoints import inference_weights
+from job.runs.checkpoints import Name, inference_weights
 from job.runs.state import State
 from job.training.build import Run
 
@@ -31,8 +31,9 @@ def export_best(run: Run, state: State) -> None:
 def _best_weights(run: Run, state: State) -> dict[str, np.ndarray]:
     folder = run.folder / records.CHECKPOINTS
     assert state.best_step is not None, "a run ends after an epoch"
+    best = checkpoints.of_step(folder, state.best_step) or Name(state.best_step, 0)
     try:
-        return inference_weights(checkpoints.load(folder, state.best_step).arrays, state.logit_shift)
+        return inference_weights(checkpoints.load(folder, best).arrays, state.logit_shift)
     except UserError as error:
         newest = checkpoints.newest(folder)
         if newest is None:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
+from typing import Any
 
-from job.config.options import build, knobs, leaves
+from job.config.options import build, knobs, leaves, replace
+from job.config.resolve import Resolved
 from job.config.schema import Config
 from job.console import console
 from job.data import manifest
 from job.data.location import Location, locate
 from job.errors import UserError
 from job.runs import checkpoints
-from job.runs.records import CHECKPOINTS, CONFIG, DATA, Summary, find_data, read_config
+from job.runs.records import CHECKPOINTS, CONFIG, DATA, SUMMARY, Summary, find_data, read_config
 from job.shutdown import Stop
+from job.storage.opening import is_bucket
 
 CHANGEABLE = ("precision", "replicas", "threads")  # they change bits, not what is computed
 
@@ -35,17 +38,40 @@ def configuration(folder: Path, config: Config, given: Collection[str], before: 
         UserError: an option that shapes the weights differs from the run's, or the run's data set is not found.
     """
     if not (folder / CONFIG).exists():
+        require_configuration(folder)
         return config, find_data(folder, config, stop=stop)
     stored = read_config(folder)
     merged = merge(folder, config, given)
     if "data" in given and manifest.exists(named := locate(config.source.data, config.feed, stop)):
         return merged, named.absolute() if isinstance(named, Path) else named
+    if is_bucket(config.output.out):  # the folder may have been copied to another bucket
+        stored = replace(stored, out=config.output.out)
     data = find_data(folder, stored, "" if before is None else before.fingerprint, config.feed, stop)
     if not manifest.exists(data) and not manifest.unfinished(data):
         raise UserError(str(data), "the data set of this run is not found there", "give its folder with --data")
-    if data != folder / DATA and str(data) != stored.source.data:
+    if data != folder / DATA and str(data) not in (stored.source.data, f"{config.output.out}/{DATA}"):
         console.log(f"the data set of this run is found in {data}")
     return merged, data
+
+
+def require_configuration(folder: Path) -> None:
+    """Refuse to start where there are checkpoints and no `config.toml` says of what."""
+    if not (folder / CONFIG).exists() and checkpoints.names(folder / CHECKPOINTS):
+        fix = "restore it, copy that of a run with the same options, or start in a new --out"
+        raise UserError(str(folder / CONFIG), "is missing, and the run has checkpoints", fix)
+
+
+def require_nothing_saved(folder: Path, before: Summary | None) -> None:
+    """Refuse to start afresh where an earlier start has saved checkpoints, and all are gone."""
+    if before is not None and before.steps:
+        what = f"holds no checkpoint, and {SUMMARY} says that one of step {before.steps:,} was saved"
+        raise UserError(str(folder / CHECKPOINTS), what, "restore it, or start in a new --out")
+
+
+def settings(config: Resolved) -> dict[str, Any]:
+    """The options that shaped the weights and may not change, as a checkpoint keeps them."""
+    values = leaves(config)
+    return {knob.name: values[knob.name] for knob in knobs(Config) if knob.is_result and knob.name not in CHANGEABLE}
 
 
 def merge(folder: Path, config: Config, given: Collection[str]) -> Config:
@@ -59,7 +85,8 @@ def merge(folder: Path, config: Config, given: Collection[str]) -> Config:
     """
     stored = leaves(read_config(folder))
     values = leaves(config)
-    begun = bool(checkpoints.steps(folder / CHECKPOINTS))  # else there is nothing that another value would spoil
+    _require_undamaged(folder, stored)
+    begun = bool(checkpoints.names(folder / CHECKPOINTS))  # else there is nothing that another value would spoil
     for knob in knobs(Config):
         name = knob.name
         if not knob.is_result:
@@ -78,6 +105,17 @@ def merge(folder: Path, config: Config, given: Collection[str]) -> Config:
         values[name] = stored[name]
     merged: Config = build(Config, values)
     return merged
+
+
+def _require_undamaged(folder: Path, stored: Mapping[str, Any]) -> None:
+    """Refuse a `config.toml` that is not what the run was trained with: damaged, or edited."""
+    for name, value in checkpoints.settings(folder / CHECKPOINTS).items():
+        trained = tuple(value) if isinstance(value, list) else value
+        if stored.get(name, trained) != trained:
+            what = "is missing or auto" if stored[name] is None else f"is {_text(stored[name])}"
+            raise UserError(
+                f"{folder / CONFIG} {name}", f"{what}, and the run was trained with {_text(trained)}", "set it to that to resume",
+            )  # fmt: skip
 
 
 def _text(value: object) -> str:

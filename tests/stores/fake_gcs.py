@@ -13,7 +13,6 @@ import json
 import re
 import tempfile
 import threading
-import time
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -24,7 +23,7 @@ from typing import Any, Self, cast
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from tests.stores.objects import Conditions, Object, Objects, Receiver, Refused
-from tests.stores.threads import Listener
+from tests.stores.threads import Listener, until_terminated
 
 QUANTUM = 256 << 10  # a resumable upload keeps whole multiples of this, until its end
 CONDITIONS = ("GenerationMatch", "GenerationNotMatch", "MetagenerationMatch", "MetagenerationNotMatch")
@@ -64,6 +63,10 @@ class FakeGcs:
     @property
     def endpoint(self) -> str:
         return f"http://127.0.0.1:{self._listener.server_address[1]}"
+
+    def hang_up(self) -> None:
+        """End all connections that there are."""
+        self._listener.hang_up()
 
     def __enter__(self) -> Self:
         self._listener.start()
@@ -422,8 +425,7 @@ def main() -> None:
     given = parser.parse_args()
     with FakeGcs(given.host, given.port) as server:
         print(server.endpoint, flush=True)
-        while True:
-            time.sleep(3600)
+        until_terminated()
 
 
 if __name__ == "__main__":

@@ -1,14 +1,23 @@
-"""A listening socket with a thread for each connection, all of which end when it stops."""
+"""What the servers share: a listening socket with a thread for each connection, all of which end when it stops."""
 
 from __future__ import annotations
 
 import contextlib
+import signal
 import socket
 import sys
 import threading
 from collections.abc import Callable
 from socketserver import BaseRequestHandler, ThreadingTCPServer
 from typing import Any
+
+
+def until_terminated() -> None:
+    """Wait for SIGTERM or SIGINT, so that a program can clean up."""
+    ended = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: ended.set())
+    ended.wait()
 
 
 class Listener(ThreadingTCPServer):

@@ -70,7 +70,7 @@ class Wire:
         raw, _, self.ahead = self.ahead.partition(b"\r\n\r\n")
         first, *lines = raw.decode("latin-1").split("\r\n")
         pairs = (line.partition(":") for line in lines)
-        one, two, three = (first.split(" ", 2) + ["", ""])[:3]
+        one, two, three = [*first.split(" ", 2), "", ""][:3]
         return Head(raw + b"\r\n\r\n", (one, two, three), {name.lower(): value.strip() for name, _, value in pairs})
 
     def peek(self, size: int) -> bytes:

@@ -11,6 +11,8 @@ from job.data.sources import names
 from job.data.sources.objects import Objects
 from job.errors import UserError
 
+_ODD = {"", ".", ".."}
+
 
 class Place(Protocol):
     """Files by their paths, which are relative to the place, or lead out of it. `where` is its name in messages."""
@@ -106,45 +108,38 @@ class Prefix:
 
     def __init__(self, objects: Objects) -> None:
         self.where, self._objects = objects.where, objects
-        self._entries: dict[str, tuple[list[str], list[str]]] = {"": ([], [])}
-        for name in sorted(objects.files):
+        self._entries: dict[str, tuple[list[str], list[str]]] = {".": ([], [])}
+        for name in sorted(name for name in objects.files if not _ODD & {*name.split("/")}):  # those are found as they stand
             folder, _, file = name.rpartition("/")
-            self._folder(folder)[0].append(file)
+            self._folder(folder or ".")[0].append(file)
 
     def _folder(self, folder: str) -> tuple[list[str], list[str]]:
         if folder not in self._entries:
             self._entries[folder] = ([], [])
             above, _, name = folder.rpartition("/")
-            self._folder(above)[1].append(name)
+            self._folder(above or ".")[1].append(name)
         return self._entries[folder]
 
-    def inside(self, name: str) -> str | None:
-        if name in self._objects.files:
-            return name
-        path = os.path.normpath(name.removeprefix(f"{self.where}/"))
-        return None if ("://" in name and not name.startswith(f"{self.where}/")) or path.startswith(("/", "..")) else path
+    def inside(self, name: str) -> str:
+        """What leads out has a form too: no object has that name."""
+        return name if name in self._objects.files else os.path.normpath(name.removeprefix(f"{self.where}/"))
 
     def is_file(self, name: str) -> bool:
         return self.inside(name) in self._objects.files
 
     def is_folder(self, name: str) -> bool:
-        return self._at(name) in self._entries
+        return self.inside(name) in self._entries
 
     def entries(self, folder: str) -> tuple[list[str], list[str]]:
-        return self._entries.get(self._at(folder), ([], []))
-
-    def _at(self, folder: str) -> str:
-        """A folder as `_entries` has it; what leads out is none of them."""
-        inside = self.inside(folder)
-        return "" if inside == "." else "://" if inside is None else inside
+        return self._entries.get(self.inside(folder), ([], []))
 
     def walk(self) -> Iterator[tuple[str, list[str]]]:
         for folder in sorted(self._entries):
             if not any(map(names.is_system_folder, folder.split("/"))):
-                yield folder, self._entries[folder][0]
+                yield folder.removeprefix("."), self._entries[folder][0]
 
     def same(self, name: str) -> str:
-        return self.inside(name) or name
+        return self.inside(name)
 
     def read(self, found: Iterable[str]) -> Iterator[tuple[str, bytes]]:
         yield from self._objects.contents(found)

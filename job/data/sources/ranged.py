@@ -50,7 +50,7 @@ class Ranged(io.RawIOBase):
         """`ask` gives as many bytes from a place as there are, up to a number."""
         self._ask, self._size, self._threads = ask, size, threads
         self._blocks: OrderedDict[int, Future[bytes]] = OrderedDict()  # the one that was read last comes last
-        self._at, self._last = 0, -1
+        self._at, self._last = 0, -2
 
     def readable(self) -> bool:
         return True
@@ -81,7 +81,7 @@ class Ranged(io.RawIOBase):
         self._blocks.clear()
 
     def _block(self, number: int) -> bytes:
-        following = number in (self._last, self._last + 1)
+        following = number == self._last + 1
         for one in range(number, min(number + 1 + following * AHEAD, -(-self._size // BLOCK))):
             if one not in self._blocks:
                 self._blocks[one] = self._threads.submit(partial(self._ask, one * BLOCK, BLOCK))
