@@ -31,7 +31,7 @@ def locate(text: str, feed: schema.Cache, stop: Stop) -> Location:
     """
     if not is_bucket(text):
         return Path(text)
-    return RemoteShards(open_bucket(text, stop), open_cache(feed))
+    return RemoteShards(open_bucket(text, stop), open_cache(feed), stop)
 
 
 def open_cache(feed: schema.Cache) -> Cache:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +57,7 @@ class Run:
         negative, positive = self.class_weights
         return math.log(positive / negative)
 
-    @property
+    @cached_property
     def order(self) -> order.Windows:
         """What the order of images follows from, beside the seed."""
         return windows(self.config, self.shards)
