@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import subprocess
 import sys
 import threading
@@ -23,7 +24,9 @@ from job.data.remote_shards import RemoteShards
 from job.data.shards import Reader
 from job.errors import Interrupted, JobError, MachineError
 from job.shutdown import Stop
+from job.storage import lock
 from job.storage.cache import Cache
+from job.storage.lock import InUse
 from job.storage.opening import open_bucket
 from tests.memory_bucket import MemoryBucket
 from tests.stores.fixtures import Store
@@ -278,6 +281,7 @@ def test_windows_are_fetched_in_their_order_and_only_they_are_kept(bucket: Memor
             remote.need(window, lambda number: windows[number], others)
             wanted = [*(made[k] for k in windows[window]), *others, *(made[k] for k in windows[window + 1])]
             _all_here(home, tuple(wanted))
+            assert home.cache.needed == {shard.sha256 for shard in wanted}
             for k in windows[window]:
                 first = sum(shard.records for shard in made[:k])
                 assert remote[first] == local[first]
@@ -331,6 +335,56 @@ def test_a_store_that_fails_ends_training_only_where_a_shard_is_lacking(bucket: 
         assert remote.begin([0])[0] is not None
         with pytest.raises(MachineError, match="unreachable"):
             remote.begin([0, len(remote) - 1])
+
+
+def test_a_shard_that_another_job_fetches_is_waited_for(
+    bucket: MemoryBucket, shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home, made = _home(bucket, tmp_path), manifest.read(shards).splits["train"].shards
+    refused: list[Shard] = []
+
+    def fetch(shard: Shard) -> bool:
+        try:
+            return RemoteShards.fetch(home, shard)
+        except InUse:
+            refused.append(shard)
+            raise
+
+    monkeypatch.setattr(home, "fetch", fetch)
+    monkeypatch.setattr(lock, "WAIT", 0.01)
+    begun, go_on = threading.Event(), threading.Event()
+
+    def slow(path: Path) -> None:
+        begun.set()
+        go_on.wait(20)
+        path.write_bytes((shards / made[0].file).read_bytes())
+
+    other = threading.Thread(target=Cache(tmp_path, 10**9).add, args=(made[0].sha256, made[0].bytes, slow))
+    other.start()
+    begun.wait(20)
+    with closing(RemoteReader(home, made)) as remote:
+        remote.need(0, lambda window: range(len(made)))
+        _all_here(home, made[1:])
+        _until(lambda: len(refused) > 2)
+        go_on.set()
+        _all_here(home, made)
+        _until(lambda: not home.ahead._queue)
+        assert home.ahead.fault is None
+    other.join()
+    assert made[0].file not in [name for call, name, _ in bucket.calls if call == "fetch"]
+
+
+def test_a_reader_gives_its_descriptors_back(bucket: MemoryBucket, shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home, made = _home(bucket, tmp_path), manifest.read(shards).splits["train"].shards
+    for shard in made:
+        home.fetch(shard)
+    before = len(os.listdir("/proc/self/fd"))
+    for held in (400, 5):
+        monkeypatch.setattr(remote_reader, "HELD", held)
+        with closing(RemoteReader(home, made)) as remote:
+            assert len([*remote.stream()]) == len(remote)
+            assert len(os.listdir("/proc/self/fd")) == before + min(held, len(made))
+        assert len(os.listdir("/proc/self/fd")) == before
 
 
 def test_a_stop_waits_for_no_request(bucket: MemoryBucket, shards: Path, tmp_path: Path) -> None:
