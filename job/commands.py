@@ -157,11 +157,12 @@ def drill(request: Request, stop: Stop) -> None:
 
 def _opened(config: Config | PrepareConfig, stop: Stop) -> AbstractContextManager[Place]:
     """The folder that a command writes in."""
+    from job.config.resolve import bytes_of
     from job.runs import place
     from job.storage.cache import default_folder
 
     grace = lengths.seconds(config.run.grace, "--grace") if isinstance(config, Config) else GRACE
-    return place.opened(config.output.out, default_folder(config.feed.cache), stop, grace)
+    return place.opened(config.output.out, default_folder(config.feed.cache), stop, grace, bound=bytes_of(config.feed.cache_size))
 
 
 def _read(request: Request, stop: Stop, *more: str) -> AbstractContextManager[Path]:

@@ -47,6 +47,9 @@ def check(config: SweepConfig, fixed: Collection[str] = ()) -> None:
     base = _base(config)
     _search(config)
     _budget(config)
+    if is_bucket(config.output.out) and config.sweep.engine == "ray" and os.environ.get("RAY_ADDRESS", "") not in ("", "local"):
+        fix = "give a folder that all machines of the cluster see, or unset RAY_ADDRESS"
+        raise UserError("--out", "a sweep in a bucket runs on one machine", fix)
     _require_engine(config.sweep.engine)
     space.read(_space_file(config), base, MANY, fixed)
 
