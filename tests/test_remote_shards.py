@@ -16,8 +16,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from job.config import schema
 from job.console import console
 from job.data import manifest, remote_reader
+from job.data.location import begun, locate, open_records
 from job.data.manifest import Shard
 from job.data.remote_reader import RemoteReader
 from job.data.remote_shards import RemoteShards
@@ -411,6 +413,38 @@ def test_readers_of_one_data_set_one_after_another(bucket: MemoryBucket, shards:
         _all_here(home, made)
         remote.close()
         remote.close()
+    _until(lambda: not any(thread.name in ("request", "read-ahead") for thread in threading.enumerate()))
+
+
+def test_a_head_start_is_gone_on_with(gcs_store: Store, shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gcs_store.use(monkeypatch)
+    bucket = open_bucket(gcs_store.url)
+    for path in sorted(shards.glob("*.*")):
+        bucket.put(path.name, path)
+    feed, made = schema.Cache(cache=str(tmp_path)), manifest.read(shards).splits["train"].shards
+    with Reader(shards, made) as local:
+        wanted = {number: local[number] for number in (3, 1, 40)}
+    with Proxy(gcs_store.endpoint) as proxy:
+        gcs_store.at(proxy.endpoint).use(monkeypatch)
+        first = locate(gcs_store.url, feed, Stop())
+        manifest.read(first)
+        with begun(first, made, [3, 1, 40]):
+            assert locate(gcs_store.url + "/", feed, Stop()) is first
+            _until(
+                lambda: sum(".tfrecord" in entry.path and entry.received > 0 for entry in proxy.faults.log) == 2
+            )  # 1 and 3 are neighbors
+            requests = len(proxy.faults.log)
+            with closing(open_records(first, made)) as records:
+                found = records.begin([1, 40, 3])
+                assert {number: found[number] for number in wanted} == wanted
+                assert len(proxy.faults.log) == requests
+                with closing(open_records(first, made)) as others:
+                    assert others is not records
+        assert locate(gcs_store.url, feed, Stop()) is not first
+        with begun(first, made, [3]):
+            pass  # nobody came for it
+        with begun(shards, made, [3]):
+            assert locate(str(shards), feed, Stop()) == shards
     _until(lambda: not any(thread.name in ("request", "read-ahead") for thread in threading.enumerate()))
 
 

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from job import commands
 from job.cli import read
-from job.commands import sweep
 from job.config.options import build, replace
 from job.config.resolve import bytes_of
 from job.config.schema import Config, EvaluateConfig
@@ -25,7 +25,7 @@ from job.shutdown import Stop
 from job.smoke import draw
 from job.storage.opening import open_bucket
 from job.train import train
-from tests.conftest import small
+from tests.conftest import SMALL, small
 from tests.stores.fixtures import Store
 from tests.stores.proxy import Proxy
 
@@ -65,7 +65,10 @@ def _same(one: Path, other: Path) -> None:
 
 def test_a_run_on_a_bucket_is_that_on_the_folder(address: str, run: Path, shards: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    assert train(_at(address + "/", out, stop_after=1)).status == "stopped"
+    texts = {name: ",".join(map(str, value)) if isinstance(value, tuple) else str(value) for name, value in SMALL.items()}
+    options = [word for name, text in texts.items() for word in (f"--{name.replace('_', '-')}", text)]
+    words = ["--data", address + "/", "--out", str(out), "--stop-after", "1", *options]
+    assert commands.train(read("train", words, {}), Stop()).status == "stopped"
     assert records.read_config(out).source.data == address
     made = manifest.read(shards)
     assert {path.name for path in (tmp_path / "xdg" / "twofold" / "shards").iterdir() if len(path.name) == 64} <= {
@@ -157,7 +160,7 @@ def test_a_sweep_on_a_bucket(address: str, tmp_path: Path, monkeypatch: pytest.M
 
     monkeypatch.setattr("tuning.engine_kerastuner.search", engine)
     words = ["--data", address, "--out", str(tmp_path / "sweep"), "--engine", "keras-tuner", "--trials", "2", "--cpus-per-trial", "2"]
-    sweep(read("sweep", [*words, "--cache-size", "150kB"], {}), Stop())
+    commands.sweep(read("sweep", [*words, "--cache-size", "150kB"], {}), Stop())
     plan, summary = seen
     assert plan.base.source.data == address
     assert plan.base.schedule.window > 0
@@ -209,8 +212,6 @@ def test_what_is_no_size(text: str) -> None:
 
 
 def test_a_cache_without_effect_is_named(address: str, shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from job import commands
-
     told: list[str] = []
     monkeypatch.setattr(console, "log", lambda line, **fields: told.append(line))
     monkeypatch.setattr("job.train.train", lambda config, **options: config)

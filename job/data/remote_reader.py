@@ -30,6 +30,7 @@ class RemoteReader(Records):
         self._home, self._shards = home, tuple(shards)
         self._requests = Requests(THREADS, home.stop)
         self._files: dict[int, _File] = {}
+        self._asked: dict[int, tuple[Future[bytes], int]] = {}
         self._lock = threading.Lock()
         self._window, self._closed = -1, False
         home.opened()
@@ -60,7 +61,21 @@ class RemoteReader(Records):
 
     def begin(self, numbers: Iterable[int]) -> Mapping[int, Record]:
         """Ask the bucket for those records whose shards are not here, by all threads."""
-        places = [(*self._place(number), number) for number in {int(n) for n in numbers}]
+        numbers = {int(number) for number in numbers}
+        asked = {number: self._asked.pop(number) for number in numbers & self._asked.keys()}
+        return cast(Mapping[int, Record], _Asked(self, asked | self._requested(numbers - asked.keys())))
+
+    def ask(self, numbers: Iterable[int]) -> None:
+        """Ask for records before their turn; each is kept until `begin` names it."""
+        self._asked |= self._requested({int(number) for number in numbers})
+
+    def _requested(self, numbers: Iterable[int]) -> dict[int, tuple[Future[bytes], int]]:
+        """Requests for those records whose shards are not here: for each, the request and where in its answer the record is.
+
+        Raises:
+            UserError, MachineError: why shards do not arrive.
+        """
+        places = [(*self._place(number), number) for number in numbers]
         missing = sorted(place for place in places if self._file(place[0]) is None)
         if missing and self._home.ahead.fault is not None:
             raise self._home.ahead.fault
@@ -68,7 +83,7 @@ class RemoteReader(Records):
         for shard, start, end, within in _ranges(missing):
             future = self._ask(shard, start, end - start)
             asked.update({number: (future, offset - start) for number, offset in within})
-        return cast(Mapping[int, Record], _Asked(self, asked))
+        return asked
 
     def _ask(self, shard: int, start: int, length: int) -> Future[bytes]:
         return self._requests.submit(partial(self._home.read, self._shards[shard], start, length))

@@ -24,7 +24,7 @@ from job.data.shards import read_index, require_fit
 from job.errors import UserError
 from job.shutdown import Stop
 from job.storage import local
-from job.storage.bucket import Bucket, Missing
+from job.storage.bucket import Bucket, Missing, Stat
 from job.storage.cache import Cache
 from job.storage.lock import InUse
 
@@ -39,7 +39,7 @@ class RemoteShards:
         self.bucket, self.cache, self.stop = bucket, cache, stop
         self.ahead, self._readers = ReadAhead(self.fetch), 0
         self._document: bytes | None = None
-        self._versions: dict[str, str] = {}
+        self._listed: dict[str, Stat] | None = None
 
     def __str__(self) -> str:
         return self.bucket.address
@@ -56,11 +56,12 @@ class RemoteShards:
         return any(stat is not None and _A_SHARD.fullmatch(stat.name) for stat in first)
 
     def sizes(self, names: Iterable[str]) -> dict[str, int]:
-        """The bytes of those of its files that are there; their versions are what is read from now on."""
+        """The bytes of those of its files that are there, listed once; their versions are what is read from then on."""
         wanted = set(names)
-        found = [stat for start in sorted({name.partition("-")[0] for name in wanted}) for stat in self.bucket.list(start)]
-        self._versions = {stat.name: stat.version for stat in found if stat.name in wanted}
-        return {stat.name: stat.size for stat in found if stat.name in wanted}
+        if self._listed is None:
+            starts = sorted({name.partition("-")[0] for name in wanted})
+            self._listed = {stat.name: stat for start in starts for stat in self.bucket.list(start)}
+        return {name: stat.size for name, stat in self._listed.items() if name in wanted}
 
     def opened(self) -> None:
         """A reader begins; `closed` says that it has ended. The read-ahead ends with the last one."""
@@ -83,7 +84,7 @@ class RemoteShards:
 
         def make(path: Path) -> None:
             for _ in range(2):  # what differs once may have been damaged on its way
-                self._pinned(shard.file, lambda name: self.bucket.fetch(name, path, self._versions.get(name, "")))
+                self._pinned(shard.file, lambda name: self.bucket.fetch(name, path, self._version(name)))
                 if local.sha256_of(path) == shard.sha256:
                     return
             raise manifest.differs(self, shard)
@@ -92,7 +93,7 @@ class RemoteShards:
 
     def read(self, shard: Shard, start: int, length: int) -> bytes:
         """Bytes of a shard, by a request of their own."""
-        return self._pinned(shard.file, lambda name: self.bucket.read(name, start, length, self._versions.get(name, "")))
+        return self._pinned(shard.file, lambda name: self.bucket.read(name, start, length, self._version(name)))
 
     def places(self, shards: Sequence[Shard], requests: Requests) -> list[Any]:
         """The index of each shard: from the cache, which holds those of a split together, or all asked for at once."""
@@ -113,8 +114,12 @@ class RemoteShards:
         return places
 
     def _index(self, shard: Shard) -> Any:
-        content = self._pinned(shard.index, lambda name: self.bucket.read(name, version=self._versions.get(name, "")))
+        content = self._pinned(shard.index, lambda name: self.bucket.read(name, version=self._version(name)))
         return read_index(content, shard, f"{self}/{shard.index}")
+
+    def _version(self, name: str) -> str:
+        stat = (self._listed or {}).get(name)
+        return "" if stat is None else stat.version
 
     def _pinned(self, name: str, read: Callable[[str], _T]) -> _T:
         try:

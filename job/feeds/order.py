@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+WHITENED = 2000  # images, the first of the order, that the whitening layer follows from
+
 
 def derive(seed: int, *words: object) -> int:
     """A 128-bit number from a seed and what it is for."""

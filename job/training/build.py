@@ -25,8 +25,6 @@ from job.shutdown import Stop
 from job.training import augment
 from job.training.step import Step
 
-WHITENING_IMAGES = 2000
-
 
 @dataclass(frozen=True)
 class Run:
@@ -161,7 +159,7 @@ def require_same_data(shards: manifest.Manifest, fingerprint: str, folder: Path)
 
 def _whiten(run: Run) -> None:
     """Set the frozen stem by the training images' own patches."""
-    numbers = order.permutation(run.config.schedule.seed, 0, run.order)[:WHITENING_IMAGES]
+    numbers = order.permutation(run.config.schedule.seed, 0, run.order)[: order.WHITENED]
     small = MemoryFeed(run.training.reader, PATCH_SIDE, run.config.work.workers, 0)
     images, _ = small.gather(numbers)
     small.stop()
