@@ -6,7 +6,7 @@ Nothing heavy is imported before a command runs.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -82,9 +82,10 @@ def _train(request: Request, where: Place, stop: Stop) -> Summary:
         shards = _shards(request, resumed, where.path, stop)
         if config.feed.cache and where.mirror is None:
             config = replace(config, data=shards)
-        from job.train import train
+        with _head_start(shards, resumed, where.path, stop):
+            from job.train import train
 
-        return train(config, given=request.given, stop=stop, where=where)
+            return train(config, given=request.given, stop=stop, where=where)
 
 
 def sweep(request: Request, stop: Stop) -> list[dict[str, Any]]:
@@ -202,6 +203,24 @@ def _shards(request: Request, resumed: Config, folder: Path, stop: Stop) -> str:
         _note(effects.check_prepared(request, made.settings, made.classes, str(found)))
         _note(f"note: --cache has no effect: {found} is already prepared" if ready and feed.cache and isinstance(found, Path) else "")
     return shards
+
+
+def _head_start(shards: str, config: Config, folder: Path, stop: Stop) -> AbstractContextManager[None]:
+    """While inside, what training needs first of a bucket's shards is read: the import of TensorFlow takes as long."""
+    from job.data import location, manifest
+    from job.feeds import order
+    from job.runs import records
+    from job.storage.opening import is_bucket
+
+    if not is_bucket(shards):
+        return nullcontext()
+    found = location.locate(shards, config.feed, stop)
+    made = manifest.read(found)
+    train = made.split("train", found).shards
+    window = location.auto_window(found, made) if config.schedule.window is None else config.schedule.window
+    whitens = config.model.model == "residual" and not (folder / records.CONFIG).exists()
+    windows = order.Windows(tuple(shard.records for shard in train), window)
+    return location.begun(found, train, order.permutation(config.schedule.seed, 0, windows)[: order.WHITENED] if whitens else ())
 
 
 def _prepared(config: Config, source: Location, folder: Path, stop: Stop) -> str:

@@ -233,11 +233,12 @@ def find_data(
     Returns:
         The first place that holds that data set, else what `--data` names.
     """
+    stop = Stop() if stop is None else stop
     named, was = Path(config.source.data), Path(config.output.out)
     places: list[Location] = [folder / DATA]
     default = places[0]
     if is_bucket(config.source.data):
-        places.append(locate(config.source.data, cache or config.feed, Stop() if stop is None else stop))
+        places.append(locate(config.source.data, cache or config.feed, stop))
         default = places[-1]
     elif config.source.data and not is_remote(config.source.data):
         places = [named.absolute(), folder / DATA, folder.absolute().parent / named.name]
@@ -245,7 +246,7 @@ def find_data(
             places.insert(2, Path(os.path.normpath(folder.absolute() / os.path.relpath(named, was))))
         default = places[0]
     if is_bucket(config.output.out):
-        places.append(locate(f"{config.output.out}/{DATA}", cache or config.feed, Stop() if stop is None else stop))
+        places.append(locate(f"{config.output.out}/{DATA}", cache or config.feed, stop))
     there = [place for place in dict.fromkeys(places) if manifest.exists(place)]
     if not fingerprint:
         return there[0] if there else default

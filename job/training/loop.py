@@ -66,7 +66,12 @@ class Loop:
                         wanted = bool(on_epoch(epoch))
                     continue
                 self.watch.on(f"reading the batch of step {state.step + 1:,}")
-                self._take_step(next(batches), bar)
+                try:
+                    batch = next(batches)
+                except Interrupted:  # while it waited for the data's store
+                    self._save()
+                    return "interrupted"
+                self._take_step(batch, bar)
                 self.saver.check()
                 if self.stop or (state.step != self.run.epoch_end(state.epoch + 1) and self.saver.due(state.step)):
                     self._save()
