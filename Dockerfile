@@ -33,7 +33,8 @@ RUN --mount=type=bind,from=project,source=/dist,target=/dist \
         /opt/twofold/lib/python3*/site-packages/twofold \
     && install -d -o 10001 -g 10001 /twofold
 
-# Keras, matplotlib and Ray write into their user's home: /tmp is the only folder that is theirs.
+# Keras, matplotlib and Ray write into their user's home: /tmp is the only folder that is theirs. The cache is worth keeping: it goes
+# to where work is mounted.
 # The driver comes from the node: by NVIDIA's container runtime, or mounted where GKE mounts it.
 ENV PATH=/opt/twofold/bin:$PATH \
     PYTHONUNBUFFERED=1 \
@@ -41,7 +42,7 @@ ENV PATH=/opt/twofold/bin:$PATH \
     KERAS_HOME=/tmp/keras \
     MPLCONFIGDIR=/tmp/matplotlib \
     RAY_TMPDIR=/tmp \
-    XDG_CACHE_HOME=/tmp/cache \
+    XDG_CACHE_HOME=/twofold/cache \
     LD_LIBRARY_PATH=/usr/local/nvidia/lib64 \
     NVIDIA_VISIBLE_DEVICES=all \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility

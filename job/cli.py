@@ -22,7 +22,7 @@ from typing import Any, NoReturn
 from job import __version__, commands
 from job.addresses import standing_for
 from job.config.options import Knob, Request, build, convert, knobs, nearest, read_environment, read_toml
-from job.config.schema import Config, EvaluateConfig, PredictConfig, PrepareConfig, SmokeConfig, SweepConfig, VisualizeConfig
+from job.config.schema import Config, DrillConfig, EvaluateConfig, PredictConfig, PrepareConfig, SmokeConfig, SweepConfig, VisualizeConfig
 from job.console import GONE, console
 from job.errors import DONE, INTERRUPTED, MACHINE, READER_LEFT, Interrupted, JobError, UserError, from_os_error
 from job.shutdown import Stop, signals
@@ -84,6 +84,9 @@ COMMANDS = {
         "plot the network's filters and feature maps for an image", commands.visualize, stdout_is_result=True,
     ),
     "smoke": Command(SmokeConfig, (), "test the whole job on one CPU core in under a minute, on generated images", commands.smoke),
+    "drill": Command(
+        DrillConfig, (), "kill a job at random points, resume it, and compare every bit with one left alone", commands.drill
+    ),
 }  # fmt: skip
 
 
@@ -224,6 +227,9 @@ class _Parser(argparse.ArgumentParser):
         if where == "the following arguments are required":
             raise UserError(self.prog.removeprefix("twofold "), f"{what.upper()} not given", f"see {self.prog} --help")
         raise UserError(where.removeprefix("argument "), what, f"see {self.prog} --help") if what else UserError(self.prog, message, "")
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        (file or sys.stdout).write(message)  # argparse's own would hide that nobody reads it
 
     def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
         print(end="", flush=True)

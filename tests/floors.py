@@ -17,6 +17,7 @@ FLOORS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("a network trained", ("job.training",)),
     ("the commands", ("job.prepare", "job.train", "job.evaluate", "job.predict", "job.visualize")),
     ("many runs, and the proof of all", ("job.smoke", "tuning")),
+    ("the proof that kills cost nothing", ("job.drill",)),
     ("the commands, from options to results", ("job.commands",)),
     ("the command line, and Python", ("job.cli", "twofold")),
 )

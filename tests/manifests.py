@@ -24,17 +24,27 @@ from referencing import Registry, Resource
 from referencing.jsonschema import DRAFT202012
 
 from job import cli
-from job.config.resolve import gpus, resolve
+from job.config import lengths
+from job.config.resolve import bytes_of, gpus, resolve
 from job.config.schema import Config
 from job.errors import BUG, INTERRUPTED, MACHINE, USER, UserError
+from job.storage.opening import is_bucket
 
 Document = dict[str, Any]
 
 VERSIONS = tuple(f"1.{minor}" for minor in range(30, 38))
 ACTIONS = {INTERRUPTED: "Ignore", USER: "FailJob", MACHINE: "Count", BUG: "Count", 137: "Count"}
-SPOT = "cloud.google.com/gke-spot"
-SPOT_SECONDS = 15  # what GKE leaves a pod on a spot machine
+GKE_SPOT = "cloud.google.com/gke-spot"
+SPOT = {  # a label that asks for spot machines, its value, and the seconds that such a machine leaves a pod
+    GKE_SPOT: ("true", 15),
+    "karpenter.sh/capacity-type": ("spot", 90),
+    "eks.amazonaws.com/capacityType": ("SPOT", 90),
+}
+IDENTITY = {"gs": "iam.gke.io/gcp-service-account", "s3": "eks.amazonaws.com/role-arn"}
 GPU = "nvidia.com/gpu"
+CACHE = "/twofold/cache"  # the image's
+ROOM = 2 * 2**30  # beside what --cache-size bounds: the local copy of a run, or of shards that are not sent yet
+LAST = 3  # seconds between the end that the program allows itself and SIGKILL
 
 
 def read(path: Path) -> list[Document]:
@@ -415,23 +425,28 @@ def no_service_links(job: Job) -> Iterator[str]:
 
 @rule
 def grace(job: Job) -> Iterator[str]:
-    """The last checkpoint is written between SIGTERM and SIGKILL; a spot machine leaves so many seconds, whatever is asked."""
-    seconds = job.pod.get("terminationGracePeriodSeconds")
+    """The last checkpoint is written, and sent, between SIGTERM and SIGKILL; a spot machine leaves so many seconds, whatever is asked."""
+    seconds, most = job.pod.get("terminationGracePeriodSeconds"), _spot_seconds(job)
     if seconds is None:
         yield "no time to save is named; write terminationGracePeriodSeconds"
-    elif _on_spot(job) and seconds > SPOT_SECONDS:
-        yield f"terminationGracePeriodSeconds: {seconds} is more than a spot machine gives; write {SPOT_SECONDS}"
+    elif most is not None and seconds > most:
+        yield f"terminationGracePeriodSeconds: {seconds} is more than a spot machine gives; write {most}"
+    else:
+        for _, config, _ in _understood(job):
+            if isinstance(config, Config) and lengths.seconds(config.run.grace, "--grace") != seconds - LAST:
+                yield f'grace = "{config.run.grace}" is not {LAST} s under terminationGracePeriodSeconds; write "{seconds - LAST}s"'
 
 
 @rule
 def spot_tolerated(job: Job) -> Iterator[str]:
-    """Spot machines often carry a taint: a pod that asks for one and does not tolerate it waits for ever."""
-    if _on_spot(job) and all(t.get("key") != SPOT for t in job.pod.get("tolerations", ())):
-        yield f"the pod asks for spot machines and does not tolerate their taint; add a toleration of {SPOT}"
+    """Spot machines of GKE carry a taint: a pod that asks for one and does not tolerate it waits for ever."""
+    if GKE_SPOT in job.pod.get("nodeSelector", {}) and all(t.get("key") != GKE_SPOT for t in job.pod.get("tolerations", ())):
+        yield f"the pod asks for spot machines and does not tolerate their taint; add a toleration of {GKE_SPOT}"
 
 
-def _on_spot(job: Job) -> bool:
-    return bool(job.pod.get("nodeSelector", {}).get(SPOT) == "true")
+def _spot_seconds(job: Job) -> int | None:
+    """What the machine leaves the pod; None where it is no spot machine."""
+    return next((SPOT[label][1] for label, value in job.pod.get("nodeSelector", {}).items() if SPOT.get(label, ("",))[0] == value), None)
 
 
 @rule
@@ -513,18 +528,44 @@ def program_accepts(job: Job) -> Iterator[str]:
 
 @rule
 def folders_mounted(job: Job) -> Iterator[str]:
-    """The root is read-only, and what must outlive the pod belongs on the claimed volume."""
+    """The root is read-only, and what must outlive the pod belongs on the claimed volume, or in a bucket."""
     for container, config, sources in _understood(job):
         mount, volume = job.mount(container, config.output.out)
-        if "persistentVolumeClaim" not in volume or mount.get("readOnly"):
-            yield f"out = {config.output.out!r} is on no claimed volume; name a folder of one"
-        cache = config.feed.cache if isinstance(config, Config) else ""
+        if not is_bucket(config.output.out) and ("persistentVolumeClaim" not in volume or mount.get("readOnly")):
+            yield f"out = {config.output.out!r} is on no claimed volume; name a folder of one, or a bucket"
+        cache = _cache(config, sources)
         mount, volume = job.mount(container, cache)
         if cache and (not volume.keys() & {"emptyDir", "persistentVolumeClaim"} or mount.get("readOnly")):
             yield f"cache = {cache!r} can't be written; name a folder of a volume"
         for source in sources:
             if ":" not in source and not job.mount(container, source)[1]:
                 yield f"{source!r} is on no volume; name photographs or shards that the pod can reach"
+
+
+@rule
+def cache_fits(job: Job) -> Iterator[str]:
+    """A pod that outgrows a volume's sizeLimit is evicted, which is ignored; disk that is requested and not used costs."""
+    for container, config, sources in _understood(job):
+        disk = job.mount(container, _cache(config, sources))[1].get("emptyDir", {})
+        if "sizeLimit" in disk:
+            limit, size = _number(disk["sizeLimit"]), bytes_of(config.feed.cache_size)
+            if not limit / 2 <= size + ROOM <= limit:
+                yield f"cache_size = {config.feed.cache_size!r} on a volume of {disk['sizeLimit']}; let it be 2 GiB less than the sizeLimit"
+
+
+@rule
+def known_to_the_cloud(job: Job) -> Iterator[str]:
+    """A bucket asks who comes: the pod's ServiceAccount stands for an account of that cloud, so that no key lies anywhere."""
+    for _, config, sources in _understood(job):
+        for scheme in sorted({text[:2].lower() for text in (config.output.out, *sources) if is_bucket(text)}):
+            account = job.named("ServiceAccount", job.pod.get("serviceAccountName", "")) or {"metadata": {}}
+            if IDENTITY[scheme] not in account["metadata"].get("annotations", {}):
+                yield f"{scheme}:// without an account of that cloud; name a ServiceAccount with the annotation {IDENTITY[scheme]}"
+
+
+def _cache(config: Any, sources: Sequence[str]) -> str:
+    """Where the cache is; empty where none is used."""
+    return config.feed.cache or (CACHE if any(map(is_bucket, (config.output.out, *sources))) else "")
 
 
 def _understood(job: Job) -> list[tuple[Any, Any, list[str]]]:

@@ -12,11 +12,15 @@ from job.storage.bucket import Conflict, Missing, Stat
 
 
 class MemoryBucket:
-    """`fault` is called before each call with its name and the object's, and may raise; `after` is called when it is done."""
+    """`fault` is called before each call with its name and the object's, and may raise; `after` is called when it is done.
+
+    With `etags` versions are hashes of the content, as with S3, and not counted.
+    """
 
     address = "gs://memory/folder"
 
-    def __init__(self) -> None:
+    def __init__(self, etags: bool = False) -> None:
+        self.etags = etags
         self.objects: dict[str, tuple[bytes, str, str]] = {}
         self.calls: list[tuple[str, str, float]] = []
         self.fault: Callable[[str, str], None] = lambda call, name: None
@@ -60,8 +64,8 @@ class MemoryBucket:
             if (found[1] if found else None) != version:
                 raise Conflict(name)
             self._count += 1
-            self.objects[name] = (data, str(self._count), sha256 or hashlib.sha256(data).hexdigest())
-            made = str(self._count)
+            made = hashlib.md5(data).hexdigest() if self.etags else str(self._count)
+            self.objects[name] = (data, made, sha256 or hashlib.sha256(data).hexdigest())
         self.after(call, name)
         return made
 

@@ -8,10 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
+import boto3
 import pytest
 
 from job.storage import transfer
-from job.storage.bucket import Bucket, Conflict, Missing, Stat
+from job.storage.bucket import Bucket, Conflict, Missing, Stat, Unavailable
 from tests.buckets import bare, race
 from tests.stores.fixtures import Store
 
@@ -126,6 +127,17 @@ def test_parts(bucket: Bucket, start: int, length: int | None, expected: bytes) 
     version = bucket.put("a", b"0123456789")
     assert bucket.read("a", start, length) == expected
     assert bucket.read("a", start, length, version) == expected
+
+
+def test_another_part_than_was_asked_for_is_noticed(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
+    bucket.put("a", b"0123456789")
+    for sent in ("bytes=1-3", "bytes=2-3", "bytes=2-5"):
+        monkeypatch.setattr(transfer, "range_header", lambda start, length, sent=sent: {"Range": sent})
+        with pytest.raises(Unavailable, match=transfer.CUT):
+            bucket.read("a", 2, 3)
+    monkeypatch.setattr(transfer, "range_header", lambda start, length: {"Range": "nothing"})
+    with pytest.raises(Unavailable, match="range ignored"):
+        bucket.read("a", 2, 3)
 
 
 def test_an_empty_object(bucket: Bucket, tmp_path: Path) -> None:
@@ -290,3 +302,49 @@ def test_threads_fetch_one_object_into_one_file(bucket: Bucket, tmp_path: Path) 
         list(pool.map(lambda _: bucket.fetch("a", tmp_path / "a"), range(16)))
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
     assert (tmp_path / "a").read_bytes() == content
+
+
+# Objects of other programs
+
+
+def test_objects_of_other_programs(bucket: Bucket, store: Store, tmp_path: Path) -> None:
+    scheme, name = store.url[:2], store.url.split("/")[2]
+    key = store.url.split("/", 3)[3] + "/a"
+    if scheme == "gs":
+        from google.cloud.storage import Client
+
+        Client(project="any").bucket(name).blob(key).upload_from_string(b"content")
+    else:
+        boto3.client("s3").put_object(Bucket=name, Key=key, Body=b"content")
+    found = bucket.stat("a")
+    assert found is not None
+    assert (found.size, found.sha256) == (7, "")
+    assert bucket.read("a") == b"content"
+    assert bucket.fetch("a", tmp_path / "a").size == 7
+    assert bucket.replace("a", b"other", found.version) != found.version
+
+
+def test_what_is_stored_otherwise_than_meant_arrives(s3_store: Store, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No fault of the way, which would be tried again in vain: whoever knows what it should be refuses it."""
+    s3_store.use(monkeypatch)
+    bucket, key = bare(s3_store.url), s3_store.url.split("/", 3)[3]
+    meant = {"sha256": sha256(b"meant")}
+    boto3.client("s3").put_object(Bucket="twofold", Key=f"{key}/a", Body=b"found", Metadata=meant)
+    assert bucket.read("a") == b"found"
+    assert bucket.fetch("a", tmp_path / "a").sha256 == meant["sha256"]
+    assert (tmp_path / "a").read_bytes() == b"found"
+
+
+def test_objects_of_many_parts(s3_store: Store, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Their ETag is no hash of the content."""
+    s3_store.use(monkeypatch)
+    bucket, key = bare(s3_store.url), s3_store.url.split("/", 3)[3]
+    content = drawn(9_000_000)
+    (tmp_path / "from").write_bytes(content)
+    boto3.client("s3").upload_file(str(tmp_path / "from"), "twofold", f"{key}/a")
+    found = bucket.fetch("a", tmp_path / "to")
+    assert found.version.endswith("-2")
+    assert (tmp_path / "to").read_bytes() == content == bucket.read("a", version=found.version)
+    assert bucket.read("a", 8_388_600, 20, found.version) == content[8_388_600:8_388_620]
+    assert [listed.version for listed in bucket.list()] == [found.version]
+    bucket.delete("a", found.version)

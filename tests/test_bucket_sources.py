@@ -387,39 +387,30 @@ def test_first_bytes_are_asked_for_only_where_names_do_not_tell(tmp_path: Path) 
     assert len(memory.asked) == 4
 
 
-def test_many_at_a_time_in_order_and_a_bounded_way_ahead() -> None:
-    under_way, most, done = 0, 0, 0
-    lock = threading.Lock()
+@pytest.mark.parametrize(("size", "count"), [(1, MOST), (MOST_BYTES // 4, 4), (2 * MOST_BYTES, 1)])
+def test_many_at_a_time_in_order_and_a_bounded_way_ahead(size: int, count: int) -> None:
+    under_way, began, all_there, lock = 0, list[int](), threading.Event(), threading.Lock()
 
     def work(number: int) -> int:
-        nonlocal under_way, most
+        nonlocal under_way
         with lock:
             under_way += 1
-            most = max(most, under_way)
-        release.wait(10)
-        with lock:
-            under_way -= 1
+            if under_way == min(32, count):
+                all_there.set()
+        assert all_there.wait(30), "fewer at a time than may be"
         return number
 
-    for size, count in ((1, MOST), (MOST_BYTES // 4, 4), (2 * MOST_BYTES, 1)):
-        release, began = threading.Event(), list[int]()
+    def numbers() -> Iterator[int]:
+        for number in range(1000):
+            began.append(number)
+            yield number
 
-        def numbers(began: list[int] = began) -> Iterator[int]:
-            for number in range(1000):
-                began.append(number)
-                yield number
-
-        with Threads(32, Stop()) as threads:
-            results = in_order(threads, work, numbers(), lambda _, size=size: size)  # type: ignore[misc]
-            threading.Timer(0.2, release.set).start()
-            assert next(results) == (0, 0)
-            assert len(began) == count + 1
-            assert next(results) == (1, 1)
-            assert len(began) == count + 2
-            assert [number for number, _ in results] == [*range(2, 1000)]
-        done += 1
-    assert most == 32
-    assert done == 3
+    with Threads(32, Stop()) as threads:
+        results = in_order(threads, work, numbers(), lambda number: size)
+        for number in range(3):
+            assert next(results) == (number, number)
+            assert len(began) == count + 1 + number
+        assert [number for number, _ in results] == [*range(3, 1000)]
 
 
 def test_a_silent_store_keeps_nobody_from_stopping(tmp_path: Path) -> None:

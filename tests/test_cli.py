@@ -52,6 +52,9 @@ def here(capfd: pytest.CaptureFixture[str]) -> Callable[..., Left]:
     return command
 
 
+NO_SOURCE = "twofold: prepare: no source given; name a folder, an archive, gs://..., s3://..., kaggle:owner/dataset or https://..."
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "line"),
     [
@@ -63,7 +66,7 @@ def here(capfd: pytest.CaptureFixture[str]) -> Callable[..., Left]:
         (["train", "--model", "clasic"], 2, "twofold: --model: 'clasic' is not one of classic, residual; did you mean classic?"),
         (["train", "--gpus", "two"], 2, "twofold: --out: no run folder given; add --out RUN"),
         (["predict", "--epochs", "5", "run"], 2, "twofold: --epochs: unknown option; it belongs to twofold train"),
-        (["prepare", "--out", "x"], 2, "twofold: prepare: no source given; name a folder, an archive, kaggle:owner/dataset or https://..."),
+        (["prepare", "--out", "x"], 2, NO_SOURCE),
         (["evaluate", "nowhere"], 2, "twofold: nowhere: is not a run folder; name the --out of a twofold train"),
         (["evaluate"], 2, "twofold: evaluate: RUN not given; see twofold evaluate --help"),
         (["smoke", "more"], 2, "twofold: more: is one argument too many for twofold smoke; see --help"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import json
 import re
 import shutil
 from collections.abc import Callable
@@ -15,12 +16,14 @@ import pytest
 import yaml
 
 from job.config.options import leaves
-from tests.manifests import RULES, SPOT, VERSIONS, Document, Finding, Job, check, read, render, schema_errors
+from job.storage import s3
+from tests.manifests import IDENTITY, RULES, SPOT, VERSIONS, Document, Finding, Job, check, read, render, schema_errors
 
 ROOT = Path(__file__).resolve().parents[1]
 K8S = ROOT / "k8s"
 PLAIN = ("job.yaml", "prepare.yaml")
-OVERLAYS = ("overlays/cpu", "overlays/cpu/prepare", "overlays/gke", "overlays/gke/prepare")
+CLOUDS = {"overlays/gke": "gs", "overlays/gke/prepare": "gs", "overlays/eks": "s3", "overlays/eks/prepare": "s3"}
+OVERLAYS = ("overlays/cpu", "overlays/cpu/prepare", *CLOUDS)
 PAGE = ROOT / "docs" / "kubernetes.md"
 
 
@@ -82,7 +85,7 @@ def test_the_plain_files_begin_with_what_to_edit_and_mark_it(file: str) -> None:
     assert [line for line in lines if "# EDIT" not in line] == []
 
 
-@pytest.mark.parametrize("name", ["job.yaml", "overlays/cpu", "overlays/gke"])
+@pytest.mark.parametrize("name", ["job.yaml", "overlays/cpu"])
 def test_train_reads_its_configuration_from_the_manifest(name: str) -> None:
     [(_, config, sources)] = _job(_documents(name)).understood()
     expected = dict(out="/twofold/run", cache="/cache", log_format="json", gpus="none" if "cpu" in name else "all")
@@ -90,16 +93,43 @@ def test_train_reads_its_configuration_from_the_manifest(name: str) -> None:
     assert sources == ["kaggle:salader/dogs-vs-cats"]
 
 
-@pytest.mark.parametrize("name", ["prepare.yaml", "overlays/cpu/prepare", "overlays/gke/prepare"])
+@pytest.mark.parametrize("name", ["prepare.yaml", "overlays/cpu/prepare"])
 def test_prepare_reads_its_configuration_from_the_manifest(name: str) -> None:
     [(_, config, sources)] = _job(_documents(name)).understood()
     assert (config.output.out, config.log.log_format, sources) == ("/twofold/shards", "json", ["kaggle:salader/dogs-vs-cats"])
 
 
-def test_the_cpu_overlay_changes_nothing_of_the_configuration_but_the_gpus() -> None:
+@pytest.mark.parametrize(("folder", "scheme"), [("overlays/gke", "gs"), ("overlays/eks", "s3")])
+def test_in_a_cloud_prepare_writes_a_bucket_and_train_reads_it_and_writes_its_run_beside(folder: str, scheme: str) -> None:
+    for part in ("", "/prepare"):
+        assert "PersistentVolumeClaim" not in {document["kind"] for document in _documents(folder + part)}
+    [(_, prepare, photographs)] = _job(_documents(f"{folder}/prepare")).understood()
+    [(_, train, shards)] = _job(_documents(folder)).understood()
+    assert photographs == ["kaggle:salader/dogs-vs-cats"]
+    assert shards == [prepare.output.out] == [f"{scheme}://my-bucket/shards"]
+    assert train.output.out == f"{scheme}://my-bucket/run"
+    assert (train.machine.gpus, train.feed.cache, train.log.log_format) == ("all", "/cache", "json")
+
+
+def test_the_cpu_overlay_changes_nothing_of_the_configuration_but_the_gpus_and_the_size_of_the_cache() -> None:
     [(_, cpu, _)] = _job(_documents("overlays/cpu")).understood()
     [(_, base, _)] = _job(_documents("job.yaml")).understood()
-    assert leaves(cpu) == {**leaves(base), "gpus": "none"}
+    assert leaves(cpu) == {**leaves(base), "gpus": "none", "cache_size": "3GB"}
+
+
+@pytest.mark.parametrize("scheme", ["gs", "s3"])
+def test_the_plain_file_says_what_to_change_for_buckets(scheme: str) -> None:
+    """As its head says: no claim, no line marked CLAIM, that marked BUCKET without its #."""
+    text = (K8S / "job.yaml").read_text()
+    for word in ("PersistentVolumeClaim", "CLAIM", "BUCKET"):
+        assert word in text.partition("apiVersion:")[0]
+    text = re.sub(r"(?m)^.*# CLAIM\n", "", re.sub(r"(?m)^( *)# (.* # BUCKET)", r"\1\2", text))
+    documents = [document for document in yaml.safe_load_all(text) if document["kind"] != "PersistentVolumeClaim"]
+    _edit(documents, "ConfigMap", TOML, _put("kaggle:salader/dogs-vs-cats", f"{scheme}://my-bucket/shards"))
+    _edit(documents, "ConfigMap", TOML, _put("/twofold/run", f"{scheme}://my-bucket/run"))
+    account = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "twofold", "annotations": {IDENTITY[scheme]: "it"}}}
+    assert check([account, *documents], "job.yaml") == []
+    assert schema_errors(documents, "job.yaml", VERSIONS[-1]) == []
 
 
 def test_train_may_read_the_shards_where_prepare_writes_them() -> None:
@@ -112,17 +142,38 @@ def test_train_may_read_the_shards_where_prepare_writes_them() -> None:
 
 
 @pytest.mark.parametrize("part", ["", "/prepare"])
-def test_overlays_fit_their_machines(part: str) -> None:
-    cpu, gke = _job(_documents(f"overlays/cpu{part}")), _job(_documents(f"overlays/gke{part}"))
+def test_the_cpu_overlay_fits_a_small_machine(part: str) -> None:
+    cpu = _job(_documents(f"overlays/cpu{part}"))
     assert cpu.containers[0]["image"] == "localhost/twofold:cpu"
     assert cpu.containers[0]["resources"]["limits"] == {"cpu": "2", "memory": "4Gi"}
     assert "tolerations" not in cpu.pod
-    gpu = {"cloud.google.com/gke-accelerator": "nvidia-l4"} if not part else {}
-    assert gke.pod["nodeSelector"] == {SPOT: "true", **gpu}
-    assert gke.pod["terminationGracePeriodSeconds"] == 15
-    account = gke.named("ServiceAccount", gke.pod["serviceAccountName"])
+
+
+@pytest.mark.parametrize(("name", "scheme"), CLOUDS.items())
+def test_in_a_cloud_pods_run_on_spot_machines_as_an_account_of_it(name: str, scheme: str) -> None:
+    job = _job(_documents(name))
+    spot, gpu = {
+        "gs": ("cloud.google.com/gke-spot", {"cloud.google.com/gke-accelerator": "nvidia-l4"}),
+        "s3": ("karpenter.sh/capacity-type", {"eks.amazonaws.com/instance-gpu-name": "l4"}),
+    }[scheme]
+    value, seconds = SPOT[spot]
+    assert job.pod["nodeSelector"] == {spot: value, **({} if "prepare" in name else gpu)}
+    assert job.pod["terminationGracePeriodSeconds"] == seconds
+    account = job.named("ServiceAccount", job.pod["serviceAccountName"])
     assert account is not None
-    assert "iam.gke.io/gcp-service-account" in account["metadata"]["annotations"]
+    assert IDENTITY[scheme] in account["metadata"]["annotations"]
+    variables = {variable["name"] for variable in job.containers[0]["env"]}
+    assert ("AWS_REGION" in variables) == (scheme == "s3")
+
+
+@pytest.mark.parametrize("name", ["overlays/eks", "overlays/eks/prepare"])
+def test_the_pool_makes_the_machines_that_pods_on_eks_ask_for(name: str) -> None:
+    [pool] = read(K8S / "overlays" / "eks" / "pool.yaml")
+    offered = {requirement["key"]: requirement["values"] for requirement in pool["spec"]["template"]["spec"]["requirements"]}
+    asked = _job(_documents(name)).pod["nodeSelector"]
+    assert asked["karpenter.sh/capacity-type"] in offered["karpenter.sh/capacity-type"]
+    assert "g" in offered["eks.amazonaws.com/instance-category"], "those with GPUs"
+    assert "taints" not in pool["spec"]["template"]["spec"]
 
 
 # ---- planted mistakes
@@ -177,7 +228,7 @@ class Mistake:
 _IGNORE_75 = {"action": "Ignore", "onExitCodes": {"operator": "In", "values": [75]}}
 _DISRUPTED = {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]}
 _FAIL_2 = {"action": "FailJob", "onExitCodes": {"operator": "In", "values": [2]}}
-_TOLERANT = [{"key": SPOT, "operator": "Exists"}]
+_GKE, _EKS = "overlays/gke", "overlays/eks"
 
 MISTAKES = [
     Mistake("never_restarted", {f"{POD} restartPolicy": "OnFailure"}),
@@ -236,8 +287,13 @@ MISTAKES = [
     Mistake("no_token", {f"{POD} automountServiceAccountToken": DROP}),
     Mistake("no_service_links", {f"{POD} enableServiceLinks": DROP}),
     Mistake("grace", {f"{POD} terminationGracePeriodSeconds": DROP}),
-    Mistake("grace", {f"{POD} nodeSelector": {SPOT: "true"}, f"{POD} tolerations": _TOLERANT}),
-    Mistake("spot_tolerated", {f"{POD} nodeSelector": {SPOT: "true"}, f"{POD} terminationGracePeriodSeconds": 15}),
+    Mistake("grace", {f"{POD} terminationGracePeriodSeconds": 30}),
+    Mistake("grace", {TOML: _put('"117s"', '"120s"')}, "ConfigMap"),
+    Mistake("grace", {TOML: _put('grace = "117s"', "")}, "ConfigMap"),
+    Mistake("grace", {f"{POD} terminationGracePeriodSeconds": 120}, file=_GKE),
+    Mistake("grace", {f"{POD} terminationGracePeriodSeconds": 120}, file=_EKS),
+    Mistake("grace", {TOML: _put('"12s"', '"117s"')}, "ConfigMap", _GKE),
+    Mistake("spot_tolerated", {f"{POD} tolerations": DROP}, file=_GKE),
     Mistake("last_words", {f"{BOX} terminationMessagePolicy": DROP}),
     Mistake("secrets_optional", {f"{BOX} env 0 valueFrom secretKeyRef optional": DROP}),
     Mistake("names_exist", {f"{POD} volumes name=work persistentVolumeClaim claimName": "runs"}),
@@ -267,6 +323,18 @@ MISTAKES = [
     Mistake("folders_mounted", {f"{BOX} volumeMounts name=work readOnly": True}),
     Mistake("folders_mounted", {f"{BOX} volumeMounts name=cache readOnly": True}),
     Mistake("folders_mounted", {f"{BOX} args 1": "/data/pets.zip"}, file="prepare.yaml"),
+    Mistake("folders_mounted", {TOML: _put('cache = "/cache"', "")}, "ConfigMap", _GKE),
+    Mistake("folders_mounted", {f"{BOX} volumeMounts name=cache readOnly": True}, file=f"{_GKE}/prepare"),
+    Mistake("folders_mounted", {TOML: _put("s3://my-bucket/run", "/run")}, "ConfigMap", _EKS),
+    Mistake("cache_fits", {TOML: _put('cache_size = "8GB"', "")}, "ConfigMap"),
+    Mistake("cache_fits", {TOML: _put('"8GB"', '"10GB"')}, "ConfigMap"),
+    Mistake("cache_fits", {f"{POD} volumes name=cache emptyDir sizeLimit": "9Gi"}),
+    Mistake("cache_fits", {f"{POD} volumes name=cache emptyDir sizeLimit": "5Gi"}, file=f"{_EKS}/prepare"),
+    Mistake("cache_fits", {TOML: _put('"6GB"', '"1GB"')}, "ConfigMap", _EKS),
+    Mistake("known_to_the_cloud", {f"{POD} serviceAccountName": DROP}, file=_GKE),
+    Mistake("known_to_the_cloud", {f"{POD} serviceAccountName": DROP}, file=f"{_EKS}/prepare"),
+    Mistake("known_to_the_cloud", {"metadata annotations": {IDENTITY["gs"]: "twofold"}}, "ServiceAccount", _EKS),
+    Mistake("known_to_the_cloud", {TOML: _put("kaggle:salader/dogs-vs-cats", "gs://my-bucket/pets")}, "ConfigMap"),
 ]  # fmt: skip
 
 
@@ -277,7 +345,7 @@ def test_a_planted_mistake_is_found_by_its_rule_alone(mistake: Mistake) -> None:
         _edit(documents, mistake.kind, path, value)
     found = check(documents, mistake.file)
     assert {finding.rule for finding in found} == {mistake.rule}, _lines(found)
-    name = "twofold-train" if mistake.file == "job.yaml" else "twofold-prepare"
+    name = "twofold-prepare" if "prepare" in mistake.file else "twofold-train"
     for line in _lines(found):
         assert re.fullmatch(rf"{re.escape(mistake.file)}: Job/{name}: [^;]+; .+", line)
 
@@ -325,6 +393,20 @@ def test_all_that_a_schema_refuses_is_listed() -> None:
 
 
 # ---- the page
+
+
+def test_the_page_asks_of_aws_what_the_program_needs_and_no_more() -> None:
+    policy = json.loads(re.findall(r"--policy-document '(.*?)'", PAGE.read_text(), re.DOTALL)[0])
+    actions: dict[str, list[str]] = {}
+    for statement in policy["Statement"]:
+        assert statement["Effect"] == "Allow"
+        given = statement["Action"]
+        actions.setdefault(statement["Resource"], []).extend([given] if isinstance(given, str) else given)
+    assert actions == {
+        "arn:aws:s3:::my-bucket": ["s3:ListBucket"],
+        "arn:aws:s3:::my-bucket/*": ["s3:GetObject", "s3:PutObject", "s3:DeleteObject"],
+    }
+    assert {action for some in actions.values() for action in some} == set(s3._PERMISSIONS.values())
 
 
 def test_what_the_page_shows_is_valid_and_exists() -> None:

@@ -6,6 +6,7 @@ import json
 import random
 import threading
 import time
+from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -25,7 +26,7 @@ def nothing(before: Document | None) -> tuple[int, tuple[str, ...]]:
     return 1, ()
 
 
-def take(bucket: MemoryBucket, inherit: lease.Inherit = nothing, own: str = "", life: float = LIFE) -> Lease:
+def take(bucket: MemoryBucket, inherit: lease.Inherit = nothing, own: Collection[str] = (), life: float = LIFE) -> Lease:
     return acquire(bucket, inherit, Stop(), own, life)
 
 
@@ -72,7 +73,7 @@ def test_a_life_is_the_holders_own_not_the_takers() -> None:
 def test_this_machines_own_dead_process_is_taken_over_at_once() -> None:
     bucket = MemoryBucket()
     dead = take(bucket, life=60)
-    assert take(bucket, own=dead.document.token, life=60).document.fence == 2
+    assert take(bucket, own=[dead.document.token], life=60).document.fence == 2
 
 
 def test_a_stop_ends_the_wait() -> None:
@@ -228,7 +229,7 @@ def test_of_two_that_take_over_the_one_that_is_late_refuses() -> None:
 
     def slow(before: Document | None) -> tuple[int, tuple[str, ...]]:
         if not inner:
-            inner.append(take(bucket, own=dead.document.token))
+            inner.append(take(bucket, own=[dead.document.token]))
         return 1, ()
 
     with pytest.raises(InUse, match="is in use by process"):

@@ -25,8 +25,8 @@ from tests.mirroring import contents, save, whole
 def mirrored(bucket: MemoryBucket, root: Path, minute: float = 60.0, lost: Callable[[], None] = lambda: None) -> Iterator[Mirror]:
     root.mkdir(exist_ok=True)
     sent = Sent(root.parent / "sent.json")
-    taken = lease.acquire(bucket, lambda before: (1, ()), Stop(), sent.token, life=60)
-    sent.token = taken.document.token
+    taken = lease.acquire(bucket, lambda before: (1, ()), Stop(), sent.tokens, life=60)
+    sent.tokens, sent.whole = [taken.document.token], True
     known = {found.name: found for found in bucket.list() if found.name != lease.NAME}
     mirror = Mirror(bucket, root, taken, sent, known, minute)
     mirror.start(lost)
@@ -221,11 +221,11 @@ def test_what_an_earlier_start_has_sent_is_not_sent_again(tmp_path: Path) -> Non
         assert sent == ["train-5.tfrecord"]
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"token": 1}', '{"token": "x", "sent": {"a": [1]}}', "\x00"])
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"tokens": 1}', '{"tokens": ["x"], "whole": true, "sent": {"a": [1]}}', "\x00"])
 def test_a_broken_table_of_what_was_sent_is_an_empty_one(tmp_path: Path, text: str) -> None:
     (tmp_path / "sent.json").write_text(text)
     sent = Sent(tmp_path / "sent.json")
-    assert (sent.token, sent.mark("a"), sent.version("a")) in (("", None, ""), ("1", None, ""))
+    assert (sent.tokens, sent.whole, sent.mark("a"), sent.version("a")) == ([], False, None, "")
 
 
 def test_the_table_is_read_as_it_was_saved(tmp_path: Path) -> None:
@@ -235,5 +235,5 @@ def test_the_table_is_read_as_it_was_saved(tmp_path: Path) -> None:
         soon(mirror)
         token = mirror.lease.document.token
     sent = Sent(tmp_path / "sent.json")
-    assert sent.token == token
+    assert (sent.tokens, sent.whole) == ([token], True)
     assert all(sent.version(name) == found[1] for name, found in bucket.objects.items() if name != lease.NAME)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from job.feeds.order import derive, epoch_end, noise, permutation, positions
+from job.feeds.order import Windows, derive, epoch_end, noise, permutation, positions, window_at, window_shards
 
 SEEDS = st.integers(0, 2**31 - 1)
 
@@ -66,13 +66,67 @@ def test_a_row_of_noise_belongs_to_its_position(seed: int, step: int, batch: int
     assert np.array_equal(noise(seed, step, batch, columns), noise(seed, step, batch + 5, columns)[:batch])
 
 
+WINDOWS = st.builds(Windows, st.lists(st.integers(1, 30), min_size=1, max_size=12).map(tuple), st.integers(0, 13))
+
+
+@settings(deadline=None, max_examples=100)
+@given(SEEDS, st.integers(0, 20), WINDOWS)
+def test_within_windows_every_epoch_is_a_permutation_too(seed: int, epoch: int, data: Windows) -> None:
+    order = permutation(seed, epoch, data).tolist()
+    assert sorted(order) == list(range(data.records))
+    shards = [window_shards(seed, epoch * data.per_epoch + k, data) for k in range(data.per_epoch)]
+    assert sorted(shard for window in shards for shard in window) == list(range(len(data.sizes)))
+    assert {len(window) for window in shards[:-1]} <= {data.width}
+    starts = np.cumsum([0, *data.sizes])
+    for window in shards:  # one after another
+        records = {record for shard in window for record in range(starts[shard], starts[shard + 1])}
+        assert set(order[: len(records)]) == records
+        order = order[len(records) :]
+
+
+@settings(deadline=None, max_examples=50)
+@given(SEEDS, st.integers(0, 20), st.lists(st.integers(1, 30), min_size=1, max_size=12).map(tuple))
+def test_a_window_of_all_shards_is_the_order_without_windows(seed: int, epoch: int, sizes: tuple[int, ...]) -> None:
+    wanted = permutation(seed, epoch, sum(sizes)).tolist()
+    for shards in (0, len(sizes), len(sizes) + 5):
+        assert permutation(seed, epoch, Windows(sizes, shards)).tolist() == wanted
+
+
+@settings(deadline=None, max_examples=60)
+@given(SEEDS, st.integers(1, 60), st.integers(1, 30), WINDOWS)
+def test_a_step_lies_in_its_window_and_those_after_it(seed: int, batch: int, steps: int, data: Windows) -> None:
+    assert positions(seed, steps, batch, data)[0] == positions(seed, steps * batch, 1, data)[0]
+    starts = np.cumsum([0, *data.sizes])
+    last = 0
+    for step in range(steps):
+        number = window_at(seed, step, batch, data)
+        assert number >= last
+        last = number
+        first = int(np.searchsorted(starts, positions(seed, step, batch, data)[0], side="right")) - 1
+        assert first in window_shards(seed, number, data)
+
+
+def test_windows_and_their_shards_are_shuffled_anew_in_each_epoch() -> None:
+    data = Windows((40,) * 10, 3)
+    assert [data.per_epoch, data.width, data.records] == [4, 3, 400]
+    orders = [permutation(seed, epoch, data).tolist() for seed in (1, 2) for epoch in (0, 1)]
+    shards = [[window_shards(seed, 4 * epoch + k, data) for k in range(4)] for seed in (1, 2) for epoch in (0, 1)]
+    for one in range(4):
+        assert all(orders[one] != orders[other] and shards[one] != shards[other] for other in range(one))
+    whole = Windows((40, 40), 1)
+    within = [[record % 40 for record in permutation(1, 0, whole)[half : half + 40]] for half in (0, 40)]
+    assert within[0] != within[1], "each window has an order of its own"
+
+
 def test_streams_are_those_of_all_versions() -> None:
     assert derive(1, "order", 0) == GOLDEN_KEY
     assert permutation(1, 0, 10).tolist() == GOLDEN_ORDER
     assert [round(float(x) * 2**24) for x in noise(1, 0, 2, 3).ravel()] == GOLDEN_NOISE
+    assert permutation(1, 1, Windows((3, 2, 4), 2)).tolist() == GOLDEN_WINDOWS
     assert derive(1, 2) != derive(12) != derive("1", "2", "")
 
 
 GOLDEN_KEY = 265873817400576624322451596809217508364
 GOLDEN_ORDER = [3, 7, 9, 1, 2, 5, 6, 0, 8, 4]
 GOLDEN_NOISE = [4532609, 5216578, 8770970, 13278703, 8773174, 4453931]
+GOLDEN_WINDOWS = [8, 6, 3, 4, 5, 7, 0, 1, 2]

@@ -154,5 +154,5 @@ def test_a_reader_gives_its_descriptors_back(tmp_path: Path) -> None:
 def test_an_index_of_another_shard(tmp_path: Path) -> None:
     one = write(tmp_path, "train-00000-of-00002", [_record(0), _record(1)])
     other = write(tmp_path, "train-00001-of-00002", [_record(2)])
-    with pytest.raises(UserError, match=r"train-00001-of-00002\.index\.npy: is corrupt \(1 records instead of 2\)"):
+    with pytest.raises(UserError, match=r"train-00001-of-00002\.index\.npy: is corrupt \(it is not the index of 2 records\)"):
         Reader(tmp_path, [dataclasses.replace(one, index=other.index)])

@@ -328,7 +328,9 @@ def test_no_room_for_an_archive_inside_an_archive(tmp_path: Path, scratch: Path,
         _ = open_source(str(path), scratch).listing
 
 
-KINDS = "give a folder, a zip or tar (gz, xz, bz2), a CSV, gs://... or s3://..., kaggle:owner/dataset, kaggle:competition/NAME or https://..."
+KINDS = (
+    "give a folder, a zip or tar (gz, xz, bz2), a CSV, gs://... or s3://..., kaggle:owner/dataset, kaggle:competition/NAME or https://..."
+)
 
 
 @pytest.mark.parametrize(

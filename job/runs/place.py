@@ -7,25 +7,27 @@ from then on. A machine that wrote last finds its own copy and fetches nothing t
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import time
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from uuid import uuid4
 
 from job import addresses
 from job.console import console, counted
 from job.errors import JobError, Unsent, UserError
+from job.runs import copies
 from job.shutdown import Stop
-from job.storage import lease, local, lock
+from job.storage import lease, local, lock, parallel
 from job.storage.bucket import Bucket, Missing, Stat
 from job.storage.lease import Document
 from job.storage.mirror import COMMIT, Mirror
 from job.storage.opening import is_bucket, open_bucket
 from job.storage.probe import probe
-from job.storage.retrying import Retrying
+from job.storage.retrying import Counts, Retrying
 from job.storage.sent import Sent, mark_of
 
 FINISH = 120.0  # seconds for what is left to be sent, where no signal asked to stop
@@ -56,14 +58,15 @@ class Place:
 
 
 @contextmanager
-def opened(text: str, cache: Path, stop: Stop, grace: float, life: float = lease.LIFE) -> Iterator[Place]:
+def opened(text: str, cache: Path, stop: Stop, grace: float, life: float | None = None, bound: int | None = None) -> Iterator[Place]:
     """Open a folder to write in, and send what is left at the end.
 
     Args:
         text: a path, or an address of a bucket.
         cache: where the local copy of a bucket's folder goes.
         stop: set it, and what is left is sent within `grace` seconds of that moment.
-        life: of the lease, seconds.
+        life: of the lease, seconds; by default `lease.LIFE`.
+        bound: bytes that all local copies may take, where those of other folders can go.
 
     Raises:
         InUse: another process writes there, or has taken the lease over meanwhile.
@@ -75,14 +78,17 @@ def opened(text: str, cache: Path, stop: Stop, grace: float, life: float = lease
         return
     bucket = open_bucket(text, stop)
     home = cache / "runs" / hashlib.sha256(bucket.address.encode()).hexdigest()[:16]
-    copy = home / "copy"
+    copy = home / copies.COPY
     local.make_folder(copy)
     with ExitStack() as held:
         with addresses.standing_for(str(home), bucket.address):
             held.enter_context(lock.only_writer(home))
+        if bound is not None:
+            copies.evict(home.parent, bound, home)
         with addresses.standing_for(str(copy), bucket.address):
             probe(bucket)
-            mirror = _take(bucket, copy, Sent(home / "sent.json"), stop, life)
+            mirror = _take(bucket, copy, Sent(home / copies.TABLE), stop, life or lease.LIFE)
+        held.callback(_tell, bucket.address, bucket.counts)
         mirror.start(stop.set)
         try:
             with addresses.standing_for(str(copy), bucket.address):
@@ -92,68 +98,93 @@ def opened(text: str, cache: Path, stop: Stop, grace: float, life: float = lease
                 _finish(mirror, stop, grace)
             raise
         _finish(mirror, stop, grace)
-        console.log(f"{bucket.address}: {bucket.counts.summary()}")
+
+
+def _tell(address: str, counts: Counts) -> None:
+    """Log what a folder in a bucket has cost, however it came to its end."""
+    console.log(f"{address}: {counts.summary()}", requests=counts.requests, sent=counts.sent, received=counts.received)
 
 
 def _take(bucket: Retrying, copy: Path, sent: Sent, stop: Stop, life: float) -> Mirror:
     """Take the lease, and make the local copy equal to the bucket."""
     listing: dict[str, Stat] = {}
-    mine = False
+    mine, token = False, uuid4().hex
 
     def inherit(before: Document | None) -> tuple[int, tuple[str, ...]]:
         nonlocal listing, mine
-        listing = {found.name: found for found in bucket.list() if not any(part.startswith(".") for part in found.name.split("/"))}
-        mine = before is not None and before.token == sent.token
+        listing = listed(bucket)
+        own = before is not None and before.token in sent.tokens
+        mine = own and sent.whole
+        sent.tokens, sent.whole = [before.token, token] if before is not None and own else [token], mine
+        sent.save()  # now: this process may end at any moment
         names = {*listing, *(_names(copy) if mine else ())}
-        there = {match[1]: int(match[2] or 0) for name in names if (match := CHECKPOINT.fullmatch(name))}
-        kept = tuple(sorted(name for name, fence in there.items() if before is None or counts(before, name, fence)))
-        if before is not None and before.newest and not kept:
-            what = f"its lease says that {before.newest} was written, and no checkpoint is listed"
-            raise UserError(bucket.address, what, "restore it, or give a new --out")
-        return max(there.values(), default=0) + 1, kept
+        kept = committed(names, before)
+        if before is not None and before.newest and before.newest not in kept:
+            what = f"its lease says that {before.newest} was written"
+            if not kept:
+                raise UserError(bucket.address, f"{what}, and no checkpoint is listed", "restore it, or give a new --out")
+            console.log(f"warning: {bucket.address}: {what}, and it is not listed; falling back to the checkpoint before")
+        fences = [int(match[2] or 0) for name in names if (match := CHECKPOINT.fullmatch(name))]
+        return 1 + max(fences, default=0), tuple(sorted(kept))
 
-    taken = lease.acquire(bucket, inherit, stop, sent.token, life)
+    taken = lease.acquire(bucket, inherit, stop, sent.tokens, life, token)
     taken.bucket = bucket.within(life / 4)
+    taken.keep(stop.set)
     try:
-        _fetch(bucket, copy, sent, listing, taken.document, mine, stop)
-        sent.token = taken.document.token
+        _fetch(bucket, copy, sent, listing, set(taken.document.kept), mine, stop)
+        sent.tokens, sent.whole = [token], True
         sent.save()
     except BaseException:
-        with suppress(JobError):
-            taken.release()
+        if taken.lost:
+            taken.check()  # says so
+        taken.release(life / 4)
         raise
     return Mirror(bucket.within(PATIENCE), copy, taken, sent, {name: found for name, found in listing.items() if name != lease.NAME})
 
 
-def counts(document: Document, checkpoint: str, fence: int) -> bool:
-    """Whether a checkpoint is of this lease's history: of its holder, or inherited by it."""
-    return fence >= document.fence or checkpoint in document.kept
+def listed(bucket: Bucket) -> dict[str, Stat]:
+    """The objects that can be files of a folder of ours: none that is hidden, or stands for a folder, or lies outside of it."""
+    found = {one.name: one for one in bucket.list() if not any(part.startswith(".") or not part for part in one.name.split("/"))}
+    folders = {name[: match.start()] for name in found for match in re.finditer("/", name)}
+    return {name: one for name, one in found.items() if name not in folders}
+
+
+def committed(names: Iterable[str], document: Document | None) -> set[str]:
+    """The checkpoints that count: those that are whole by the names of their files, and of the lease's history.
+
+    That is, written by its holder or inherited by it; all, where no lease can be read.
+    """
+    found = {match[1]: int(match[2] or 0) for name in names if name.endswith(f"/{COMMIT}") and (match := CHECKPOINT.fullmatch(name))}
+    return {name for name, fence in found.items() if document is None or fence >= document.fence or name in document.kept}
 
 
 def _names(copy: Path) -> list[str]:
     return [path.relative_to(copy).as_posix() for path in copy.rglob(f"*/{COMMIT}")]
 
 
-def _fetch(bucket: Bucket, copy: Path, sent: Sent, listing: dict[str, Stat], document: Document, mine: bool, stop: Stop) -> None:
+def _fetch(bucket: Bucket, copy: Path, sent: Sent, listing: dict[str, Stat], kept: set[str], mine: bool, stop: Stop) -> None:
     """Make the local copy what the bucket is.
 
     Args:
-        mine: whether this copy was the last to be written to the bucket: then what differs here is newer, and is kept.
+        kept: the checkpoints that count.
+        mine: whether this copy was the last to be written to the bucket: then what was not sent is newer, and is kept.
     """
-    kept, wanted = set[str](), list[Stat]()
+    here, same, wanted = set[str](), set[str](), list[Stat]()
     for name, found in listing.items():
         path, match = copy / name, CHECKPOINT.fullmatch(name)
-        mark = sent.mark(name)
-        if match and not counts(document, match[1], int(match[2] or 0)):
+        if match and match[1] not in kept:
             continue
-        if path.is_file() and (mine or (mark == mark_of(path) and sent.version(name) == found.version)):
-            kept.add(name)
-        elif not (mine and mark) and not _NOT_FETCHED.fullmatch(name):
+        there = path.is_file()
+        unchanged = there and sent.mark(name) == mark_of(path)
+        if sent.version(name) == found.version or (mine and _NOT_FETCHED.fullmatch(name)):
+            same.add(name)
+        if there and ((unchanged and name in same) or (mine and (match or not unchanged))):
+            here.add(name)
+        elif not _NOT_FETCHED.fullmatch(name):
             wanted.append(found)
     if not mine:
-        for path in copy.rglob("*"):
-            if not path.is_dir() and path.relative_to(copy).as_posix() not in kept:
-                path.unlink()
+        _remove_others(copy, here)
+    sent.keep(same)
     if not wanted:
         return
     size = local.size(sum(found.size for found in wanted))
@@ -161,16 +192,25 @@ def _fetch(bucket: Bucket, copy: Path, sent: Sent, listing: dict[str, Stat], doc
     local.require_space(copy, sum(found.size for found in wanted), "the local copy")
 
     def fetch(found: Stat) -> None:
-        stop.check()
         path = copy / found.name
         path.parent.mkdir(parents=True, exist_ok=True)
         with suppress(Missing):  # it was deleted since it was listed: whoever needs it says so
             there = bucket.fetch(found.name, path)
             sent.add(found.name, mark_of(path), there.version)
 
-    with ThreadPoolExecutor(FETCHES, thread_name_prefix="fetch") as pool:
-        for done in [pool.submit(fetch, found) for found in wanted]:
-            done.result()
+    parallel.each(fetch, wanted, FETCHES, stop)
+
+
+def _remove_others(copy: Path, here: set[str]) -> None:
+    """Delete all other files, and the folders that are empty then: a checkpoint's would look like a damaged one."""
+    for folder, _, files in os.walk(copy, topdown=False):
+        for name in files:
+            path = Path(folder, name)
+            if path.relative_to(copy).as_posix() not in here:
+                path.unlink()
+        if Path(folder) != copy:
+            with suppress(OSError):  # it is not empty
+                os.rmdir(folder)
 
 
 def _finish(mirror: Mirror, stop: Stop, grace: float) -> None:
@@ -185,7 +225,7 @@ def _finish(mirror: Mirror, stop: Stop, grace: float) -> None:
     if mirror.lost:
         raise lock.InUse(mirror.bucket.address, f"was taken over by {mirror.lost}", "leave it to that process, or stop it and rerun")
     if not left:
-        mirror.lease.release()
+        mirror.lease.release(max(MARGIN, deadline - time.monotonic()) if stop else lease.PATIENCE)
         return
     mirror.lease.stop()
     size = local.size(sum((mirror.root / name).stat().st_size for name in left))

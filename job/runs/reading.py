@@ -11,7 +11,6 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -20,9 +19,9 @@ from job.config import schema
 from job.config.resolve import bytes_of
 from job.console import console
 from job.errors import JobError, UserError
-from job.runs.place import CHECKPOINT, FETCHES, counts
+from job.runs.place import CHECKPOINT, FETCHES, committed, listed
 from job.shutdown import Stop
-from job.storage import lease, local
+from job.storage import lease, local, parallel
 from job.storage.bucket import Bucket, Conflict, Missing, Stat
 from job.storage.cache import Cache, default_folder
 from job.storage.lock import InUse
@@ -53,7 +52,7 @@ def opened(text: str, options: schema.Cache, stop: Stop, more: tuple[str, ...] =
         folder = Path(temporary)
         for left in reversed(range(TRIES)):
             try:
-                _fetch(bucket, folder, cache, more)
+                _fetch(bucket, folder, cache, more, stop, final=not left)
                 break
             except Missing:
                 if not left:
@@ -65,25 +64,30 @@ def opened(text: str, options: schema.Cache, stop: Stop, more: tuple[str, ...] =
         _send(bucket, folder, [name for name, mark in _reports(folder).items() if before.get(name) != mark])
 
 
-def _fetch(bucket: Bucket, folder: Path, cache: Cache, more: tuple[str, ...]) -> None:
-    """The run's documents, and the checkpoint that its summary names; others only where that one is damaged."""
-    listing = {found.name: found for found in bucket.list()}
+def _fetch(bucket: Bucket, folder: Path, cache: Cache, more: tuple[str, ...], stop: Stop, final: bool) -> None:
+    """The run's documents, and the checkpoint that its summary names; others only where that one is damaged.
+
+    Raises:
+        Missing: something was replaced since it was listed, and this is not the final try.
+    """
+    listing = listed(bucket)
     documents = [listing[name] for name in ("config.toml", "summary.json", *more) if name in listing]
-    _get(bucket, folder, cache, documents)
+    _get(bucket, folder, cache, documents, stop)
     held = lease.read(bucket) if lease.NAME in listing else None
     if held is not None and held.document is not None:
         (folder / lease.NAME).write_bytes(held.document.content())
-    checkpoints: dict[str, list[Stat]] = {}
+    checkpoints: dict[str, list[Stat]] = {name: [] for name in committed(listing, held.document if held else None)}
     for name, found in listing.items():
-        match = CHECKPOINT.fullmatch(name)
-        if match and (held is None or held.document is None or counts(held.document, match[1], int(match[2] or 0))):
-            checkpoints.setdefault(match[1], []).append(found)
+        if (match := CHECKPOINT.fullmatch(name)) and match[1] in checkpoints:
+            checkpoints[match[1]].append(found)
     best = _best(folder)
     named = sorted(name for name in checkpoints if int(name.rpartition("step-")[2].split("-")[0]) == best)
+    if best is not None and not named and not final:  # the summary may be newer than the listing
+        raise Missing(f"the checkpoint of step {best}")
     if named:
-        _get(bucket, folder, cache, checkpoints[named[-1]])
+        _get(bucket, folder, cache, checkpoints[named[-1]], stop)
     if not named or not _is_whole(folder / named[-1]):
-        _get(bucket, folder, cache, [found for name in checkpoints for found in checkpoints[name] if name not in named[-1:]])
+        _get(bucket, folder, cache, [found for name in checkpoints for found in checkpoints[name] if name not in named[-1:]], stop)
 
 
 def _best(folder: Path) -> int | None:
@@ -101,7 +105,7 @@ def _is_whole(checkpoint: Path) -> bool:
         return False
 
 
-def _get(bucket: Bucket, folder: Path, cache: Cache, wanted: list[Stat]) -> None:
+def _get(bucket: Bucket, folder: Path, cache: Cache, wanted: list[Stat], stop: Stop) -> None:
     """Files into the folder, from the cache where their content is there."""
 
     def get(listed: Stat) -> None:
@@ -118,9 +122,7 @@ def _get(bucket: Bucket, folder: Path, cache: Cache, wanted: list[Stat]) -> None
         if kept is None or not _linked(kept, path):
             _fetched(bucket, found, path)
 
-    with ThreadPoolExecutor(FETCHES, thread_name_prefix="fetch") as pool:
-        for done in [pool.submit(get, found) for found in wanted]:
-            done.result()
+    parallel.each(get, wanted, FETCHES, stop)
 
 
 def _fetched(bucket: Bucket, found: Stat, path: Path) -> None:

@@ -18,6 +18,7 @@ import threading
 import time
 import warnings
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -89,14 +90,11 @@ class GsBucket:
         return self._write(name, content, version, sha256)
 
     def delete(self, name: str, version: str) -> None:
-        try:
-            with self._request("delete", name, "DELETE", self._object(name), {"ifGenerationMatch": version}) as response:
-                response.content  # noqa: B018  of no length; read, so that the connection is kept
-        except Missing:
-            pass
-        except Conflict:
-            if self.stat(name) is not None:
-                raise
+        with (
+            suppress(Missing),
+            self._request("delete", name, "DELETE", self._object(name), {"ifGenerationMatch": version}) as response,
+        ):
+            response.content  # noqa: B018  of no length; read, so that the connection is kept
 
     def list(self, prefix: str = "", after: str = "") -> Iterator[Stat]:
         asked = {"prefix": self._start + prefix, "maxResults": str(transfer.PAGE), "fields": "items(name,size,generation),nextPageToken"}

@@ -7,12 +7,13 @@ only the `kept` ones count. What a holder that lost the lease still writes is re
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 from uuid import uuid4
@@ -28,6 +29,7 @@ FORMAT = "twofold-lease"
 LIFE = 60.0  # seconds
 RENEWALS = 4  # in a life
 TRIES = 20
+PATIENCE = 15.0  # seconds that giving it up may take
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ class Document:
     """What the lease says.
 
     `counter` and `token` make each version's bytes differ from all others. `kept` are the checkpoints of earlier holders that
-    count; `newest` is the newest one that this holder has committed, empty where it has committed none yet.
+    count; `newest` is the one that was committed last, by this holder or one before, empty where none ever was.
     """
 
     holder: str
@@ -48,7 +50,9 @@ class Document:
     released: bool = False
 
     def content(self) -> bytes:
-        return (json.dumps({"format": FORMAT, **asdict(self)}, indent=1) + "\n").encode()
+        fields = asdict(self)
+        own = hashlib.sha256(json.dumps(fields).encode()).hexdigest()
+        return (json.dumps({"format": FORMAT, **fields, "content_sha256": own}, indent=1) + "\n").encode()
 
     @classmethod
     def read(cls, content: bytes) -> Document:
@@ -58,14 +62,17 @@ class Document:
             ValueError: it is corrupt.
         """
         document = json.loads(content)
-        if not isinstance(document, dict) or document.pop("format", None) != FORMAT:
+        if not isinstance(document, dict) or document.pop("format", None) != FORMAT or not document.pop("content_sha256", None):
             raise ValueError("is not a lease")
         kinds: dict[str, Any] = dict(holder=str, token=str, fence=int, kept=list, newest=str, counter=int, life=(int, float), released=bool)
         if document.keys() != {field.name for field in fields(cls)} or not all(isinstance(document[n], k) for n, k in kinds.items()):
             raise ValueError("holds other fields")
         if document["fence"] < 0 or not 0 < document["life"] < 3600 or not all(isinstance(name, str) for name in document["kept"]):
             raise ValueError("holds values that cannot be")
-        return cls(**{**document, "kept": tuple(document["kept"])})
+        found = cls(**{**document, "kept": tuple(document["kept"])})
+        if found.content() != content:
+            raise ValueError("differs from its own hash")
+        return found
 
 
 @dataclass(frozen=True)
@@ -82,7 +89,9 @@ class Standing:
 
 def read(bucket: Bucket) -> Standing | None:
     """The lease as it is now; None where there is none."""
-    while (found := bucket.stat(NAME)) is not None:
+    for _ in range(TRIES):
+        if (found := bucket.stat(NAME)) is None:
+            return None
         try:
             content = bucket.read(NAME, version=found.version)
         except Missing:  # renewed meanwhile
@@ -91,7 +100,11 @@ def read(bucket: Bucket) -> Standing | None:
             return Standing(found.version, Document.read(content))
         except ValueError:
             return Standing(found.version, None)
-    return None
+    raise _unsteady(bucket, "read")
+
+
+def _unsteady(bucket: Bucket, verb: str) -> MachineError:
+    return MachineError(bucket.address, f"{NAME} changed {TRIES} times while it was {verb}", "look who else writes there, then rerun")
 
 
 class Lease:
@@ -114,7 +127,7 @@ class Lease:
         return not self.lost and time.monotonic() - self._renewed < self.document.life * 3 / 4
 
     def keep(self, on_lost: Callable[[], None]) -> None:
-        """Renew it from now on, in a thread; `on_lost` is called there when another process has taken it."""
+        """Renew it from now on, in a thread; `on_lost` is called when another process has taken it."""
         self._on_lost = on_lost
         self._thread = threading.Thread(target=self._work, name="lease", daemon=True)
         self._thread.start()
@@ -157,7 +170,7 @@ class Lease:
                 return
             except Conflict:
                 self._adopt(read(self.bucket))
-        raise MachineError(self.address, f"{NAME} changed {TRIES} times while it was written", "look who else writes there, then rerun")
+        raise _unsteady(self.bucket, "written")
 
     def _adopt(self, found: Standing | None) -> None:
         """Go on from what is there, unless it is another process's."""
@@ -193,49 +206,57 @@ class Lease:
         with self._lock:
             self._adopt(read(self.bucket))
 
-    def release(self) -> None:
-        """Give it up, so that the next holder need not wait; without the store it ends by itself."""
-        self.stop()
+    def release(self, seconds: float = PATIENCE) -> None:
+        """Give it up, so that the next holder need not wait; what takes longer is left, and the lease ends by itself."""
+        self._ended.set()
         if self.lost:
             return
+        troubles = ["the time was up"]
+        giving = threading.Thread(target=self._release, args=(troubles,), name="lease", daemon=True)
+        giving.start()
+        giving.join(max(0.0, seconds))
+        if troubles:
+            console.log(f"warning: the lease could not be given up, and ends in {self.document.life:.0f} s by itself: {troubles[-1]}")
+
+    def _release(self, troubles: list[str]) -> None:
         try:
             with self._lock:
                 self._write(released=True)
+            troubles.clear()
         except JobError as error:
-            console.log(f"warning: the lease could not be given up, and ends in {self.document.life:.0f} s by itself: {error}")
+            troubles.append(str(error))
 
     def stop(self) -> None:
         """Renew it no more."""
         self._ended.set()
-        if self._thread is not None and self._thread is not threading.current_thread():
-            self._thread.join(self.document.life)
 
 
 Inherit = Callable[[Document | None], tuple[int, tuple[str, ...]]]
 
 
-def acquire(bucket: Bucket, inherit: Inherit, stop: Stop, own: str = "", life: float = LIFE) -> Lease:
+def acquire(bucket: Bucket, inherit: Inherit, stop: Stop, own: Collection[str] = (), life: float = LIFE, token: str = "") -> Lease:
     """Take the lease: at once where nobody holds it, else once it has not changed for its whole life.
 
     Args:
         inherit: given what the lease said before (None where nothing can be read), the least fence for the new holder and the
             checkpoints that count.
-        own: the token of a holder that is known to be dead: this machine's own, whose local lock is ours now.
+        own: the tokens of holders that are known to be dead: this machine's own, whose local lock is ours now.
         life: seconds, for tests.
+        token: the new holder's; by default a new one.
 
     Raises:
         InUse: its holder is alive.
         Interrupted: `stop` was set.
     """
-    seen, since = "", 0.0
+    token, seen, since = token or uuid4().hex, "", 0.0
     while True:
         stop.check()
         found = read(bucket)
         before = found.document if found else None
-        if found is None or (before is not None and (before.released or before.token == own)) or _over(found, before, seen, since, life):
+        if found is None or (before is not None and (before.released or before.token in own)) or _over(found, before, seen, since, life):
             fence, kept = inherit(before)
-            fence = max(fence, before.fence + 1 if before else 1)
-            document = Document(f"process {os.getpid()} on {socket.gethostname()}", uuid4().hex, fence, kept, life=life)
+            fence, newest = (max(fence, before.fence + 1), before.newest) if before else (max(fence, 1), "")
+            document = Document(f"process {os.getpid()} on {socket.gethostname()}", token, fence, kept, newest, life=life)
             try:
                 content = document.content()
                 version = bucket.put(NAME, content) if found is None else bucket.replace(NAME, content, found.version)

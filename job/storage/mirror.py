@@ -12,13 +12,13 @@ import os
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from job.console import console
-from job.errors import JobError
-from job.storage import local
+from job.errors import JobError, MachineError
+from job.storage import local, parallel
 from job.storage.bucket import Bucket, Conflict, Stat
 from job.storage.lease import Lease
 from job.storage.lock import InUse
@@ -27,7 +27,9 @@ from job.storage.sent import Mark, Sent, mark_of
 MINUTE = 60.0  # seconds between two sendings of a file that grows, or can be made anew
 SECOND = 1.0  # between two of any file: Google Cloud Storage takes no more
 UPLOADS = 4  # at once
+TRIES = 5  # to write an object that others write too
 WHOLE = 4 << 20  # bytes up to which a file is read before it is sent
+GLANCE = 0.05  # before a pass that found files gone which it was about to send
 WAITS = (1.0, 2.0, 5.0, 10.0, 15.0)  # seconds after a pass that failed
 COMMIT = "checkpoint.json"  # says that its folder is whole
 PRUNED = ("checkpoints", "tensorboard")  # folders whose files are deleted in the bucket once they are gone here
@@ -40,6 +42,11 @@ _DATA = (".tfrecord", ".npy")
 def rank(name: str) -> int:
     """When a file is sent within a pass: after all of a lower rank, which it may speak of."""
     return _RANKS.get(name.rpartition("/")[2], 0)
+
+
+def _age(checkpoint: str) -> list[str]:
+    """What the newest has most of: the fence in its name, then the step."""
+    return checkpoint.rsplit("-", 2)[::-1]
 
 
 def _is_slow(name: str) -> bool:
@@ -119,15 +126,16 @@ class Mirror:
             try:
                 self._pass()
                 failed, self.trouble, self._clean = 0, "", not self.unsent()
+                pause = max(SECOND, 20 * (time.monotonic() - began))
             except InUse:
                 self._on_lost()
                 return
             except FileNotFoundError:  # replaced or pruned while it was being sent: look again
-                continue
-            except (JobError, OSError) as error:
+                self._clean, pause = False, GLANCE
+            except Exception as error:  # also what nobody thought of: without this thread nothing would be sent any more
                 self._fail(error)
                 self._clean, failed = False, failed + 1
-            pause = WAITS[min(failed, len(WAITS)) - 1] if failed else max(SECOND, 20 * (time.monotonic() - began))
+                pause = WAITS[min(failed, len(WAITS)) - 1]
             with self._changed:
                 self._passes += 1
                 self._changed.notify_all()
@@ -135,7 +143,7 @@ class Mirror:
                     self._changed.wait(min(pause, 0.5) if self._all else pause)
 
     def _fail(self, error: Exception) -> None:
-        self.trouble = str(error)
+        self.trouble = str(error) if isinstance(error, (JobError, OSError)) else f"{type(error).__name__}: {error}"
         kind = type(error).__name__ + self.trouble.partition("(")[0]
         if kind not in self._told:
             self._told.add(kind)
@@ -146,13 +154,12 @@ class Mirror:
         files, there = self._to_send()
         for number in sorted({rank(file.name) for file in files}):
             now = [file for file in files if rank(file.name) == number]
-            with ThreadPoolExecutor(min(UPLOADS, len(now)), thread_name_prefix="upload") as pool:
-                for done in [pool.submit(self._send, file) for file in now]:
-                    done.result()
-        commits = [file.name.rpartition("/")[0] for file in files if rank(file.name) == _RANKS[COMMIT]]
-        if commits:
-            self._committed = True
-            self.lease.renew(newest=max(commits))
+            parallel.each(self._send, now, UPLOADS)
+            self._committed = self._committed or number == _RANKS[COMMIT]
+        whole = [name for name, mark in there.items() if rank(name) == _RANKS[COMMIT] and self._sent.mark(name) == mark]
+        newest = max((name.rpartition("/")[0] for name in whole), key=_age, default="")
+        if newest not in ("", self.lease.document.newest):
+            self.lease.renew(newest=newest)
         if all(self._sent.mark(name) == mark for name, mark in there.items() if rank(name) > 1):
             self._delete(there.keys())
         self._sent.save()
@@ -212,7 +219,7 @@ class Mirror:
             with path.open("rb") as opened:
                 content = opened.read(file.mark.size)
         digest = local.sha256_of(content) if isinstance(content, Path) else hashlib.sha256(content).hexdigest()
-        while True:
+        for _ in range(TRIES):
             self.lease.check()
             there = self._known.get(name)
             try:
@@ -228,6 +235,9 @@ class Mirror:
                 self._known.pop(name, None)
                 if (found := self.bucket.stat(name)) is not None:
                     self._known[name] = found
+        else:
+            where = f"{self.bucket.address}/{name}"
+            raise MachineError(where, f"changed {TRIES} times while it was written", "look who else writes there, then rerun")
         self._times[name] = time.monotonic()
         self._known[name] = Stat(name, file.mark.size, version, digest)
         self._sent.add(name, file.mark, version)
@@ -260,6 +270,6 @@ class Mirror:
         try:
             self.bucket.delete(there.name, there.version)
         except Conflict:
-            found = self.bucket.stat(there.name)
-            if found is not None:
-                self.bucket.delete(there.name, found.version)
+            with suppress(Conflict):  # whoever writes it again and again may keep it
+                if found := self.bucket.stat(there.name):
+                    self.bucket.delete(there.name, found.version)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+from collections.abc import Collection
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,23 +25,27 @@ def mark_of(path: Path) -> Mark:
 
 
 class Sent:
-    """The table, kept in a file beside the local folder. `token` is that of the lease that the folder was written under."""
+    """The table, kept in a file beside the local folder.
+
+    `tokens` are those of leases that processes of this machine have held; two while the second one is being taken. `whole` says
+    that all that the bucket had by then was fetched, so that under these leases nothing is newer than the folder.
+    """
 
     def __init__(self, path: Path) -> None:
-        self._path, self.token = path, ""
+        self._path, self.tokens, self.whole = path, list[str](), False
         self._rows: dict[str, tuple[Mark, str]] = {}
         self._lock, self._saved = threading.Lock(), ""
         try:
             document = json.loads(path.read_text(encoding="utf-8"))
-            self.token = str(document["token"])
+            self.tokens, self.whole = [str(token) for token in document["tokens"]], document["whole"] is True
             self._rows = {name: (Mark(*mark), version) for name, (mark, version) in document["sent"].items()}
         except (OSError, ValueError, KeyError, TypeError, AttributeError):  # without it all is fetched anew
-            self.token, self._rows = "", {}
+            self.tokens, self.whole, self._rows = [], False, {}
 
     def save(self) -> None:
         """Write it where it has changed."""
         with self._lock:
-            text = json.dumps(dict(token=self.token, sent=self._rows))
+            text = json.dumps(dict(tokens=self.tokens, whole=self.whole, sent=self._rows))
         if text != self._saved:
             local.write_atomic(self._path, text)
             self._saved = text
@@ -63,6 +68,7 @@ class Sent:
         with self._lock:
             self._rows.pop(name, None)
 
-    def clear(self) -> None:
+    def keep(self, names: Collection[str]) -> None:
+        """Forget all others."""
         with self._lock:
-            self._rows.clear()
+            self._rows = {name: row for name, row in self._rows.items() if name in names}

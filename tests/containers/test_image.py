@@ -58,10 +58,11 @@ def test_it_says_what_it_is() -> None:
     assert {"description", "revision"} <= labels.keys()
 
 
-def test_its_environment_sends_what_is_written_to_tmp_and_finds_the_driver() -> None:
+def test_its_environment_sends_what_is_written_to_tmp_and_the_cache_to_the_work_and_finds_the_driver() -> None:
     environment: dict[str, str] = dict(pair.split("=", 1) for pair in image()["Env"])
-    for name in ("HOME", "KERAS_HOME", "MPLCONFIGDIR", "RAY_TMPDIR", "XDG_CACHE_HOME"):
+    for name in ("HOME", "KERAS_HOME", "MPLCONFIGDIR", "RAY_TMPDIR"):
         assert re.fullmatch("/tmp(/.*)?", environment[name]), name
+    assert environment["XDG_CACHE_HOME"] == "/twofold/cache"
     assert environment["PYTHONUNBUFFERED"] == "1"
     assert environment["LD_LIBRARY_PATH"] == "/usr/local/nvidia/lib64"
     assert environment["NVIDIA_VISIBLE_DEVICES"] == "all"
