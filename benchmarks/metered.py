@@ -16,6 +16,7 @@ from typing import Any
 import job.train
 import job.training.build
 from benchmarks.windows import EVERY, SETTINGS, Meter
+from job.commands import GRACE
 from job.config.options import build
 from job.config.schema import Config
 from job.feeds import prefetch
@@ -44,7 +45,7 @@ def main() -> None:
     options = parser.parse_args()
     meter, stop = Meter(options.window, options.rounds), Stop()
     config = build(Config, dict(SETTINGS, data=options.data, out=options.out, cache=str(options.cache)))
-    with place.opened(options.out, options.cache, stop, job.train.GRACE) as where:
+    with place.opened(options.out, options.cache, stop, GRACE) as where:
         _wrap(meter, stop, where, options.loop == "keras")
         job.train.train(config, stop=stop, where=where)
     options.rows.write_text(json.dumps(meter.rows))
