@@ -28,7 +28,7 @@ EXIT_CODES = (
     (INTERRUPTED, "interrupted and saved: rerun to resume (SIGTERM, SIGINT, SIGHUP where it was not ignored)"),
     (USER, "the user's mistake: an option, a configuration, data, credentials"),
     (MACHINE, "this machine or a service: GPU, disk, memory, network"),
-    (BUG, "a bug (the only traceback), or a proof that failed"),
+    (BUG, "a bug (the only traceback), a proof that failed, or start after start without a new checkpoint"),
     (READER_LEFT, "the reader of a result (`evaluate`, `predict`, help) left before all was printed, as in `twofold predict ... | head`"),
 )
 

@@ -6,11 +6,11 @@ Nothing heavy is imported before a command runs.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from job.config import effects
+from job.config import effects, lengths
 from job.config.options import Request, replace
 from job.config.schema import Config, Prepare, PrepareConfig, Reading
 from job.console import console
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from job.runs.place import Place
     from job.runs.records import Summary
 
-GRACE = 12.0
+GRACE = 12.0  # seconds from a stop to the exit, of what has no option for it
 NO_DATA = """no --data given; any of these will do, and is prepared on the way:
   your own images in two folders:        twofold train --data pets/ --out run     (pets/cats/*.jpg, pets/dogs/*.jpg)
   dogs and cats from Kaggle (a token):   twofold train --data kaggle:salader/dogs-vs-cats --out run"""
@@ -48,12 +48,14 @@ def prepare(request: Request, stop: Stop) -> Manifest | None:
 def train(request: Request, stop: Stop) -> Summary:
     """Prepare what is a source, then train."""
     from job.runs import records
+    from job.training.resume import require_configuration
     from tuning.state import NAME as SWEEP
 
     config: Config = request.config
     if not config.output.out:
         raise UserError("--out", "no run folder given", "add --out RUN") if config.source.data else UserError("train", NO_DATA, "")
     with _opened(config, stop) as where:
+        require_configuration(where.path)
         if not config.source.data and not (where.path / records.CONFIG).exists():
             raise UserError("train", NO_DATA, "")
         if (where.path / SWEEP).exists():
@@ -80,9 +82,10 @@ def _train(request: Request, where: Place, stop: Stop) -> Summary:
         shards = _shards(request, resumed, where.path, stop)
         if config.feed.cache and where.mirror is None:
             config = replace(config, data=shards)
-        from job.train import train
+        with _head_start(shards, resumed, where.path, stop):
+            from job.train import train
 
-        return train(config, given=request.given, stop=stop, where=where)
+            return train(config, given=request.given, stop=stop, where=where)
 
 
 def sweep(request: Request, stop: Stop) -> list[dict[str, Any]]:
@@ -155,10 +158,12 @@ def drill(request: Request, stop: Stop) -> None:
 
 def _opened(config: Config | PrepareConfig, stop: Stop) -> AbstractContextManager[Place]:
     """The folder that a command writes in."""
+    from job.config.resolve import bytes_of
     from job.runs import place
     from job.storage.cache import default_folder
 
-    return place.opened(config.output.out, default_folder(config.feed.cache), stop, GRACE)
+    grace = lengths.seconds(config.run.grace, "--grace") if isinstance(config, Config) else GRACE
+    return place.opened(config.output.out, default_folder(config.feed.cache), stop, grace, bound=bytes_of(config.feed.cache_size))
 
 
 def _read(request: Request, stop: Stop, *more: str) -> AbstractContextManager[Path]:
@@ -198,6 +203,24 @@ def _shards(request: Request, resumed: Config, folder: Path, stop: Stop) -> str:
         _note(effects.check_prepared(request, made.settings, made.classes, str(found)))
         _note(f"note: --cache has no effect: {found} is already prepared" if ready and feed.cache and isinstance(found, Path) else "")
     return shards
+
+
+def _head_start(shards: str, config: Config, folder: Path, stop: Stop) -> AbstractContextManager[None]:
+    """While inside, what training needs first of a bucket's shards is read: the import of TensorFlow takes as long."""
+    from job.data import location, manifest
+    from job.feeds import order
+    from job.runs import records
+    from job.storage.opening import is_bucket
+
+    if not is_bucket(shards):
+        return nullcontext()
+    found = location.locate(shards, config.feed, stop)
+    made = manifest.read(found)
+    train = made.split("train", found).shards
+    window = location.auto_window(found, made) if config.schedule.window is None else config.schedule.window
+    whitens = config.model.model == "residual" and not (folder / records.CONFIG).exists()
+    windows = order.Windows(tuple(shard.records for shard in train), window)
+    return location.begun(found, train, order.permutation(config.schedule.seed, 0, windows)[: order.WHITENED] if whitens else ())
 
 
 def _prepared(config: Config, source: Location, folder: Path, stop: Stop) -> str:

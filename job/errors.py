@@ -49,6 +49,10 @@ class ProofError(JobError):
     """A proof that failed: the smoke test did not learn (exit code 1)."""
 
 
+class StuckError(JobError):
+    """Start after start that ended without a new checkpoint: another one would too (exit code 1)."""
+
+
 class Unsent(JobError):
     """All is saved on this machine, and some of it could not be sent to its bucket in time (exit code 75)."""
 

@@ -90,13 +90,18 @@ def evaluate(run: Path, config: EvaluateConfig, stop: Stop | None = None, addres
 
 @dataclass
 class _Dataset:
-    """The images to evaluate. While `items` streams, `sha256` gathers their hashes, and `originals` a few whole files."""
+    """The images to evaluate. While `items` streams, `sha256` gathers their hashes, and `originals` a few whole files.
+
+    Of shards, `fingerprint` names the data set, and `splits` are those of it that are evaluated.
+    """
 
     split: str
     total: int
     items: Generator[Item, None, None]
     sha256: list[str]
     originals: dict[str, bytes]
+    fingerprint: str = ""
+    splits: tuple[str, ...] = ()
 
 
 def _own_shards(trained: Trained, cache: Cache, stop: Stop, others: bool) -> Location | None:
@@ -117,7 +122,10 @@ def _shared(dataset: _Dataset, own: Location | None, split: str) -> int | None:
     """How many of the images evaluated are in a split of the run's own shards; None where those are not found."""
     if own is None:
         return None
-    shards = manifest.read(own).split(split, own).shards
+    whole = manifest.read(own)
+    if dataset.fingerprint == whole.fingerprint:  # no image is in two splits of a data set
+        return whole.split(split, own).records if split in dataset.splits else 0
+    shards = whole.split(split, own).shards
     with closing(open_records(own, shards)) as records:
         records.need(0, lambda window: range(len(shards)))
         known = set(records.hashes())
@@ -129,7 +137,7 @@ def _from_shards(folder: Location, split: str, classes: tuple[str, str]) -> _Dat
     same = [same_class(a) == same_class(b) for a, b in zip(shards.classes, classes, strict=True)]
     if not all(same):
         raise UserError(str(folder), f"its classes are {' and '.join(shards.classes)}, the model's {' and '.join(classes)}", "")
-    names = list(shards.splits) if split == "all" else [split]
+    names = tuple(shards.splits) if split == "all" else (split,)
     chosen = tuple(shard for name in names for shard in shards.split(name, folder).shards)
     manifest.verify(folder, chosen)
     sha256: list[str] = []
@@ -141,7 +149,7 @@ def _from_shards(folder: Location, split: str, classes: tuple[str, str]) -> _Dat
                 sha256.append(record.sha256)
                 yield Item(record.key, record.label, record.image)
 
-    return _Dataset(split, sum(shard.records for shard in chosen), items(), sha256, {})
+    return _Dataset(split, sum(shard.records for shard in chosen), items(), sha256, {}, shards.fingerprint, names)
 
 
 def _from_source(text: str, scratch: Path, trained: Trained, reading: Reading, stop: Stop) -> _Dataset:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import time
@@ -22,24 +23,25 @@ class Stop:
     lock, and would wait for itself.
 
     `listen` hears the signals again where a library has put handlers of its own in their place; it does nothing
-    where no signals were asked for.
+    where no signals were asked for. `end` leaves at once, as interrupted, where the process is a command's own; it is
+    None where it is somebody else's program.
     """
 
     def __init__(self) -> None:
-        self._asked, self._when = False, 0.0
+        self._asked: float | None = None
         self.listen: Callable[[], None] = lambda: None
+        self.end: Callable[[], None] | None = None
 
     def set(self) -> None:
-        if not self._asked:
-            self._when = time.monotonic()
-        self._asked = True
-
-    def deadline(self, grace: float) -> float:
-        """The moment, on the monotonic clock, at which `grace` seconds have passed since a stop was asked for."""
-        return self._when + grace
+        if self._asked is None:
+            self._asked = time.monotonic()
 
     def __bool__(self) -> bool:
-        return self._asked
+        return self._asked is not None
+
+    def deadline(self, grace: float) -> float:
+        """When so many seconds after the stop was asked for are over, on the monotonic clock; infinity where it was not."""
+        return math.inf if self._asked is None else self._asked + grace
 
     def check(self) -> None:
         """Raise Interrupted where a stop was asked for."""
@@ -71,10 +73,10 @@ def signals(stop: Stop) -> Iterator[None]:
         for number in before:
             signal.signal(number, handle)
 
-    stop.listen = listen
+    stop.listen, stop.end = listen, lambda: os._exit(INTERRUPTED)
     try:
         yield
     finally:
-        stop.listen = lambda: None
+        stop.listen, stop.end = lambda: None, None
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -17,6 +17,7 @@ from dataclasses import replace as replace_fields
 from pathlib import Path
 from typing import Any
 
+from job.config import lengths
 from job.config.options import replace
 from job.config.resolve import Resolved, recorded, resolve
 from job.config.schema import Config, Prepare, Reading
@@ -27,10 +28,10 @@ from job.data.remote_shards import RemoteShards
 from job.data.sources import is_remote
 from job.data.sources.address import canonical, identity
 from job.errors import JobError, UserError
-from job.machine import devices, memory
+from job.machine import devices, memory, notice
 from job.machine.devices import Devices
 from job.models.network import activation_bytes
-from job.runs import checkpoints, place, records
+from job.runs import checkpoints, place, records, starts
 from job.runs.place import Place
 from job.runs.records import Epoch, Summary
 from job.shutdown import Stop
@@ -45,8 +46,9 @@ from job.training.loop import Loop
 from job.training.plan import plan
 from job.training.runlog import RunLog
 from job.training.saver import Saver
+from job.training.watchdog import Watchdog
 
-GRACE = 12.0
+COUNTED = 10.0  # seconds for a bucket to hear of this start before training begins
 
 
 def train(
@@ -81,7 +83,8 @@ def train(
     stop = Stop() if stop is None else stop
     given = resume.given_of(config) if given is None else given
     if where is None:
-        with place.opened(config.output.out, default_folder(config.feed.cache), stop, GRACE) as where:
+        grace = lengths.seconds(config.run.grace, "--grace")
+        with place.opened(config.output.out, default_folder(config.feed.cache), stop, grace) as where:
             return _train(config, on_epoch, given, stop, where)
     return _train(config, on_epoch, given, stop, where)
 
@@ -111,7 +114,10 @@ def _train(config: Config, on_epoch: Callable[[Epoch], Any] | None, given: Colle
         with closing(build(resolved, chosen, folder, data, shards, stop)) as run, _memory_guard(run):
             return plan(run)
     local.make_folder(folder)
-    with lock.only_writer(folder), console.copy_to(folder / records.LOG):
+    with (
+        lock.only_writer(folder), console.copy_to(folder / records.LOG), notice.heard(config.run.notice, stop),
+        Watchdog(config.run, stop, lambda: starts.clear(folder)) as watch,
+    ):  # fmt: skip
         started = time.monotonic()
         latest = checkpoints.newest(folder / records.CHECKPOINTS)
         if latest is None:
@@ -123,11 +129,14 @@ def _train(config: Config, on_epoch: Callable[[Epoch], Any] | None, given: Colle
             _write_setup(folder, config, resolved, chosen)  # what is refused changes nothing
             reporter.announce(run, latest)
             fence = checkpoints.next_fence(folder / records.CHECKPOINTS) if where.fence is None else where.fence
-            saver = Saver(run, state, fence, None if latest is None else latest.name)
+            saver = Saver(run, state, watch, fence, None if latest is None else latest.name)
+            stop.check()
+            starts.begin(folder)
+            where.settle(COUNTED)
             with closing(RunLog(folder, state.step, state.epoch)) as log, closing(saver):
                 if latest is not None:
                     log.draw()  # a kill may have come before this was done
-                return _go(Loop(run, state, log, saver, stop, started), on_epoch)
+                return _go(Loop(run, state, log, saver, watch, stop, started), on_epoch)
 
 
 def _go(loop: Loop, on_epoch: Callable[[Epoch], Any] | None) -> Summary:
@@ -140,7 +149,10 @@ def _go(loop: Loop, on_epoch: Callable[[Epoch], Any] | None) -> Summary:
         saver.wait()
         saver.tell()
         if status == "done":
+            loop.watch.on("the export", compiles=True)
             export_best(run, state)
+            loop.watch.off()
+        starts.clear(run.folder)
         summary = saver.summarise(state, status)
         if status == "done":
             console.log(f"validation accuracy {summary.accuracy:.4f} at step {summary.best_step:,}; model and curves in {run.folder}")

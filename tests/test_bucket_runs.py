@@ -162,9 +162,10 @@ def test_a_preparation_that_was_killed_goes_on_from_the_shards_that_are_there(st
 @pytest.mark.parametrize("engine", ["ray", "keras-tuner"])
 def test_a_sweep_in_a_bucket_is_killed_and_goes_on_elsewhere(store: Store, drawn: Path, tmp_path: Path, engine: str) -> None:
     out, bucket = f"{store.url}/sweep", open_bucket(f"{store.url}/sweep")
-    search = "random"
-    words = ["sweep", "--data", drawn, "--out", out, "--trials", 4, "--engine", engine, "--search", search, *TRAIN[:-2], "--side", 40]
-    words = [word for word in words if word not in ("--threads", "--workers")]
+    own = ("--threads", "--workers")  # a sweep has others
+    sweepable = [word for flag, value in zip(TRAIN[::2], TRAIN[1::2], strict=True) if flag not in own for word in (flag, value)]
+    words = ["sweep", "--data", drawn, "--out", out, "--trials", 4, "--engine", engine, "--search", "random", "--side", 40]
+    words += sweepable
     first = start(tmp_path / "one", *words)
     until(first, lambda: "trials.csv" in listed(bucket) and b"\n0001," in bucket.read("trials.csv"), 300)
     first.kill()

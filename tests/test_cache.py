@@ -25,8 +25,8 @@ def _name(k: int) -> str:
     return hashlib.sha256(str(k).encode()).hexdigest()
 
 
-def _make(size: int) -> Callable[[Path], None]:
-    return lambda path: path.write_bytes(b"x" * size) and None
+def _make(size: int) -> Callable[[Path], object]:
+    return lambda path: path.write_bytes(b"x" * size)
 
 
 def _here(cache: Cache) -> list[int]:

@@ -17,6 +17,7 @@ from job.errors import UserError
 from job.runs import checkpoints
 from job.runs.checkpoints import Checkpoint, Name
 from job.runs.state import State
+from tests.damage import KINDS, damage
 
 
 def _make(step: int, fence: int = 1) -> Checkpoint:
@@ -119,39 +120,6 @@ def test_prune_keeps_what_is_named(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000001-0001", "step-00000004-0001"]
 
 
-def _damage(kind: str, path: Path, rng: np.random.Generator) -> None:
-    """Damage a file somewhere; its content is other than before."""
-    data = bytearray(path.read_bytes())
-    first = int(rng.integers(len(data)))
-    last = min(len(data), first + int(rng.integers(1, 9)))
-    if kind == "deleted":
-        path.unlink()
-    elif kind == "a folder":
-        path.unlink()
-        path.mkdir()
-    elif kind == "cut":
-        path.write_bytes(data[:first])
-    elif kind == "longer":
-        path.write_bytes(data + b" \n")
-    elif kind == "a bit":
-        data[first] ^= 1 << int(rng.integers(8))
-        path.write_bytes(data)
-    elif kind == "zeros":
-        path.write_bytes(data[:first] + b"\0" * (last - first) + (b"\0" if not any(data[first:last]) else b"") + data[last:])
-    elif kind == "random":
-        new = rng.bytes(last - first)
-        path.write_bytes(data[:first] + (new if new != data[first:last] else b"") + data[last:])
-    elif kind == "huge number":
-        path.write_bytes(data[:first] + b"9" * 6000 + data[first:])
-    elif kind == "deep":
-        path.write_bytes(b"[" * 100_000)
-    else:
-        path.write_bytes(rng.bytes(int(rng.integers(200))))
-
-
-KINDS = ("deleted", "a folder", "cut", "longer", "a bit", "zeros", "random", "huge number", "deep", "garbage")
-
-
 @pytest.mark.parametrize("file", ["state.npz", "checkpoint.json"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_whatever_happens_to_a_file_is_found(tmp_path: Path, kind: str, file: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -161,7 +129,7 @@ def test_whatever_happens_to_a_file_is_found(tmp_path: Path, kind: str, file: st
     checkpoints.save(tmp_path / "whole", _make(5))
     for number in range(12):
         folder = shutil.copytree(tmp_path / "whole", tmp_path / f"{number}")
-        _damage(kind, folder / "step-00000005-0001" / file, rng)
+        damage(kind, folder / "step-00000005-0001" / file, rng)
         back = checkpoints.newest(folder)
         said = capsys.readouterr().out
         assert back is not None
@@ -170,7 +138,7 @@ def test_whatever_happens_to_a_file_is_found(tmp_path: Path, kind: str, file: st
         assert said.endswith("; falling back to the checkpoint before\n")
         assert (said.count("\n"), len(said) < 600) == (1, True)
         assert checkpoints.settings(folder) == _make(3).settings
-        _damage(kind, folder / "step-00000003-0001" / file, rng)
+        damage(kind, folder / "step-00000003-0001" / file, rng)
         with pytest.raises(UserError, match="all 2 checkpoints are damaged"):
             checkpoints.newest(folder)
         capsys.readouterr()

@@ -234,3 +234,20 @@ def away(store: Store) -> Callable[..., str]:
         raise UserError(store.url, "is away", "wait")
 
     return put
+
+
+def test_local_copies_are_bounded_and_what_is_unsent_or_in_use_stays(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = tmp_path / "one"
+    for name in ("a", "b", "c"):
+        with place.opened(f"{store.url}/{name}", cache, Stop(), 5, LIFE) as where:
+            save(where.path, 1, [], size=100_000)
+    homes = sorted((cache / "runs").iterdir(), key=lambda home: (home / "sent.json").stat().st_mtime_ns)
+    (homes[1] / "copy" / "summary.json").write_text("changed, and not sent")
+    with place.opened(f"{store.url}/d", cache, Stop(), 5, LIFE, bound=10_000):
+        assert not homes[0].exists()
+        assert homes[1].exists()
+        assert not homes[2].exists()
+    with place.opened(f"{store.url}/b", cache, Stop(), 5, LIFE), place.opened(f"{store.url}/d", cache, Stop(), 5, LIFE, bound=0):
+        assert homes[1].exists()
+    with place.opened(f"{store.url}/a", cache, Stop(), 5, LIFE) as where:
+        assert "checkpoints/step-00000001-0001/state.npz" in contents(where.path), "it is fetched again"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import subprocess
 import sys
 import threading
@@ -15,15 +16,19 @@ from typing import Any
 import numpy as np
 import pytest
 
+from job.config import schema
 from job.console import console
 from job.data import manifest, remote_reader
+from job.data.location import begun, locate, open_records
 from job.data.manifest import Shard
 from job.data.remote_reader import RemoteReader
 from job.data.remote_shards import RemoteShards
 from job.data.shards import Reader
-from job.errors import JobError, MachineError
+from job.errors import Interrupted, JobError, MachineError
 from job.shutdown import Stop
+from job.storage import lock
 from job.storage.cache import Cache
+from job.storage.lock import InUse
 from job.storage.opening import open_bucket
 from tests.memory_bucket import MemoryBucket
 from tests.stores.fixtures import Store
@@ -42,8 +47,8 @@ def bucket(shards: Path) -> MemoryBucket:
     return made
 
 
-def _home(bucket: Any, folder: Path, size: int = 10**9) -> RemoteShards:
-    return RemoteShards(bucket, Cache(folder, size))
+def _home(bucket: Any, folder: Path, size: int = 10**9, stop: Stop | None = None) -> RemoteShards:
+    return RemoteShards(bucket, Cache(folder, size), Stop() if stop is None else stop)
 
 
 def _until(true: Callable[[], bool]) -> None:
@@ -91,7 +96,8 @@ def test_what_is_no_data_set(bucket: MemoryBucket, tmp_path: Path) -> None:
     wanted = "is not a data set: manifest.json not found; make one with twofold prepare"
     assert _line(lambda: manifest.read(home)) == f"{ADDRESS}: {wanted}"
     assert not manifest.unfinished(home)
-    home.bucket.put("report/train-0.txt", b"")
+    for name in ("report/train-0.txt", "train-0001.jpg", "validation-00001-of-00002.jpg"):
+        home.bucket.put(name, b"")
     assert not manifest.unfinished(home)
     del bucket.objects["manifest.json"]
     home = _home(bucket, tmp_path)
@@ -180,7 +186,7 @@ def test_the_index_is_fetched_by_all_threads_and_once(bucket: MemoryBucket, shar
         assert not bucket.calls
         assert remote[3] == local[3]
     bucket.fault = lambda call, name: None
-    (path,) = tmp_path.glob("*.npy")
+    (path,) = tmp_path.glob("*.places")
     for content in (b"", path.read_bytes()[:-16], bytes(len(path.read_bytes()))):
         path.write_bytes(content)
         bucket.calls.clear()
@@ -277,6 +283,7 @@ def test_windows_are_fetched_in_their_order_and_only_they_are_kept(bucket: Memor
             remote.need(window, lambda number: windows[number], others)
             wanted = [*(made[k] for k in windows[window]), *others, *(made[k] for k in windows[window + 1])]
             _all_here(home, tuple(wanted))
+            assert home.cache.needed == {shard.sha256 for shard in wanted}
             for k in windows[window]:
                 first = sum(shard.records for shard in made[:k])
                 assert remote[first] == local[first]
@@ -332,6 +339,71 @@ def test_a_store_that_fails_ends_training_only_where_a_shard_is_lacking(bucket: 
             remote.begin([0, len(remote) - 1])
 
 
+def test_a_shard_that_another_job_fetches_is_waited_for(
+    bucket: MemoryBucket, shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home, made = _home(bucket, tmp_path), manifest.read(shards).splits["train"].shards
+    refused: list[Shard] = []
+
+    def fetch(shard: Shard) -> bool:
+        try:
+            return RemoteShards.fetch(home, shard)
+        except InUse:
+            refused.append(shard)
+            raise
+
+    monkeypatch.setattr(home, "fetch", fetch)
+    monkeypatch.setattr(lock, "WAIT", 0.01)
+    begun, go_on = threading.Event(), threading.Event()
+
+    def slow(path: Path) -> None:
+        begun.set()
+        go_on.wait(20)
+        path.write_bytes((shards / made[0].file).read_bytes())
+
+    other = threading.Thread(target=Cache(tmp_path, 10**9).add, args=(made[0].sha256, made[0].bytes, slow))
+    other.start()
+    begun.wait(20)
+    with closing(RemoteReader(home, made)) as remote:
+        remote.need(0, lambda window: range(len(made)))
+        _all_here(home, made[1:])
+        _until(lambda: len(refused) > 2)
+        go_on.set()
+        _all_here(home, made)
+        _until(lambda: not home.ahead._queue)
+        assert home.ahead.fault is None
+    other.join()
+    assert made[0].file not in [name for call, name, _ in bucket.calls if call == "fetch"]
+
+
+def test_a_reader_gives_its_descriptors_back(bucket: MemoryBucket, shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home, made = _home(bucket, tmp_path), manifest.read(shards).splits["train"].shards
+    for shard in made:
+        home.fetch(shard)
+    before = len(os.listdir("/proc/self/fd"))
+    for held in (400, 5):
+        monkeypatch.setattr(remote_reader, "HELD", held)
+        with closing(RemoteReader(home, made)) as remote:
+            assert len([*remote.stream()]) == len(remote)
+            assert len(os.listdir("/proc/self/fd")) == before + min(held, len(made))
+        assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_stop_waits_for_no_request(bucket: MemoryBucket, shards: Path, tmp_path: Path) -> None:
+    stop, made, go_on = Stop(), manifest.read(shards).splits["train"].shards, threading.Event()
+    with closing(RemoteReader(_home(bucket, tmp_path, stop=stop), made)) as remote:
+        assert remote[0] is not None
+        bucket.fault = lambda call, name: go_on.wait(20) and None
+        remote.need(0, lambda window: range(len(made)))
+        begun = remote.begin([0, 1, len(remote) - 1])
+        stop.set()
+        for ask in (lambda: begun[0], lambda: remote[1], lambda: RemoteReader(_home(bucket, tmp_path / "other", stop=stop), made)):
+            with pytest.raises(Interrupted):
+                ask()
+    go_on.set()
+    _until(lambda: not any(thread.name in ("request", "read-ahead") for thread in threading.enumerate()))
+
+
 def test_readers_of_one_data_set_one_after_another(bucket: MemoryBucket, shards: Path, tmp_path: Path) -> None:
     home, splits = _home(bucket, tmp_path), manifest.read(shards).splits
     for name in ("train", "validation"):
@@ -341,7 +413,39 @@ def test_readers_of_one_data_set_one_after_another(bucket: MemoryBucket, shards:
         _all_here(home, made)
         remote.close()
         remote.close()
-    _until(lambda: not any(thread.name == "read-ahead" for thread in threading.enumerate()))
+    _until(lambda: not any(thread.name in ("request", "read-ahead") for thread in threading.enumerate()))
+
+
+def test_a_head_start_is_gone_on_with(gcs_store: Store, shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gcs_store.use(monkeypatch)
+    bucket = open_bucket(gcs_store.url)
+    for path in sorted(shards.glob("*.*")):
+        bucket.put(path.name, path)
+    feed, made = schema.Cache(cache=str(tmp_path)), manifest.read(shards).splits["train"].shards
+    with Reader(shards, made) as local:
+        wanted = {number: local[number] for number in (3, 1, 40)}
+    with Proxy(gcs_store.endpoint) as proxy:
+        gcs_store.at(proxy.endpoint).use(monkeypatch)
+        first = locate(gcs_store.url, feed, Stop())
+        manifest.read(first)
+        with begun(first, made, [3, 1, 40]):
+            assert locate(gcs_store.url + "/", feed, Stop()) is first
+            _until(
+                lambda: sum(".tfrecord" in entry.path and entry.received > 0 for entry in proxy.faults.log) == 2
+            )  # 1 and 3 are neighbors
+            requests = len(proxy.faults.log)
+            with closing(open_records(first, made)) as records:
+                found = records.begin([1, 40, 3])
+                assert {number: found[number] for number in wanted} == wanted
+                assert len(proxy.faults.log) == requests
+                with closing(open_records(first, made)) as others:
+                    assert others is not records
+        assert locate(gcs_store.url, feed, Stop()) is not first
+        with begun(first, made, [3]):
+            pass  # nobody came for it
+        with begun(shards, made, [3]):
+            assert locate(str(shards), feed, Stop()) == shards
+    _until(lambda: not any(thread.name in ("request", "read-ahead") for thread in threading.enumerate()))
 
 
 # Through real clients and servers
@@ -367,7 +471,7 @@ def proxied(store: Store, shards: Path, monkeypatch: pytest.MonkeyPatch) -> Iter
 def test_faults_of_the_network_change_nothing(proxied: tuple[Store, Proxy], shards: Path, tmp_path: Path) -> None:
     store, proxy = proxied
     proxy.faults.chaos(7, 0.5, 20, kinds=("503", "reset", "cut", "flip", "latency"), seconds=0.05)
-    home, splits = RemoteShards(open_bucket(store.url, Stop()), Cache(tmp_path, 10**9)), manifest.read(shards).splits
+    home, splits = RemoteShards(open_bucket(store.url, Stop()), Cache(tmp_path, 10**9), Stop()), manifest.read(shards).splits
     assert manifest.read(home) == manifest.read(shards)
     for name in ("train", "test"):
         made = splits[name].shards
@@ -392,9 +496,10 @@ from pathlib import Path
 from job.data import manifest
 from job.data.remote_reader import RemoteReader
 from job.data.remote_shards import RemoteShards
+from job.shutdown import Stop
 from job.storage.cache import Cache
 from job.storage.opening import open_bucket
-home = RemoteShards(open_bucket(sys.argv[1]), Cache(Path(sys.argv[2]), 10**9))
+home = RemoteShards(open_bucket(sys.argv[1]), Cache(Path(sys.argv[2]), 10**9), Stop())
 shards = manifest.read(home).splits["train"].shards
 with RemoteReader(home, shards) as reader:
     print("ready", flush=True)
@@ -429,7 +534,7 @@ def test_two_jobs_on_a_machine_fetch_a_shard_once(proxied: tuple[Store, Proxy], 
 def test_no_permission_is_one_line(gcs_objects: Any, gcs_store: Store, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     gcs_store.use(monkeypatch)
     bucket = gcs_objects.create("closed-shards", "closed").name
-    home = RemoteShards(open_bucket(f"gs://{bucket}/set"), Cache(tmp_path, 10**9))
+    home = RemoteShards(open_bucket(f"gs://{bucket}/set"), Cache(tmp_path, 10**9), Stop())
     line = _line(lambda: manifest.read(home))
     assert line == f"gs://{bucket}/set: cannot read: permission denied; grant roles/storage.objectViewer on gs://{bucket}"
     gcs_objects.drop(bucket)
@@ -441,7 +546,7 @@ def test_read_rights_are_enough(s3_reader: Store, s3_store: Store, shards: Path,
     for path in sorted(shards.glob("*.*")):
         writer.put(path.name, path)
     s3_reader.use(monkeypatch)
-    home = RemoteShards(open_bucket(s3_reader.url), Cache(tmp_path, 10**9))
+    home = RemoteShards(open_bucket(s3_reader.url), Cache(tmp_path, 10**9), Stop())
     made = manifest.read(home).splits["test"].shards
     assert home.fetch(made[0])
     with closing(RemoteReader(home, made)) as remote, Reader(shards, made) as local:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from job import commands
 from job.cli import read
-from job.commands import sweep
 from job.config.options import build, replace
 from job.config.resolve import bytes_of
 from job.config.schema import Config, EvaluateConfig
@@ -21,10 +22,12 @@ from job.errors import UserError
 from job.evaluate import evaluate
 from job.runs import checkpoints, records
 from job.shutdown import Stop
+from job.smoke import draw
 from job.storage.opening import open_bucket
 from job.train import train
-from tests.conftest import small
+from tests.conftest import SMALL, small
 from tests.stores.fixtures import Store
+from tests.stores.proxy import Proxy
 
 
 @pytest.fixture
@@ -62,7 +65,10 @@ def _same(one: Path, other: Path) -> None:
 
 def test_a_run_on_a_bucket_is_that_on_the_folder(address: str, run: Path, shards: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    assert train(_at(address + "/", out, stop_after=1)).status == "stopped"
+    texts = {name: ",".join(map(str, value)) if isinstance(value, tuple) else str(value) for name, value in SMALL.items()}
+    options = [word for name, text in texts.items() for word in (f"--{name.replace('_', '-')}", text)]
+    words = ["--data", address + "/", "--out", str(out), "--stop-after", "1", *options]
+    assert commands.train(read("train", words, {}), Stop()).status == "stopped"
     assert records.read_config(out).source.data == address
     made = manifest.read(shards)
     assert {path.name for path in (tmp_path / "xdg" / "twofold" / "shards").iterdir() if len(path.name) == 64} <= {
@@ -73,11 +79,14 @@ def test_a_run_on_a_bucket_is_that_on_the_folder(address: str, run: Path, shards
     _same(run, out)
     figures = evaluate(out, build(EvaluateConfig, {}), Stop())
     assert figures["log_loss"] == records.read_epochs(run)[-1].validation.log_loss
-    assert figures["chose"] == made.splits["validation"].records
+    assert (figures["learnt"], figures["chose"]) == (0, made.splits["validation"].records)
     values = dict(data=address, cache=str(tmp_path / "other"))
     assert evaluate(run, build(EvaluateConfig, values), Stop()) == evaluate(
         run, build(EvaluateConfig, {**values, "data": str(shards)}), Stop()
     )
+    draw(tmp_path / "mine", 60, 40)  # the very images, as a source: known by their hashes
+    mine = evaluate(out, build(EvaluateConfig, dict(data=str(tmp_path / "mine"))), Stop())
+    assert (mine["learnt"], mine["chose"]) == (made.splits["train"].records, made.splits["validation"].records)
     with pytest.raises(UserError, match="has no split tset"):
         evaluate(run, build(EvaluateConfig, dict(data=address, split="tset")), Stop())
     before = train(replace(resumed, data=address), given={"out", "data"})
@@ -96,6 +105,30 @@ def test_windows_and_a_small_cache_are_the_same_from_a_folder(address: str, shar
     _same(local, out)
     with pytest.raises(UserError, match=rf"--window: 1 differs from the run's {wanted} in "):
         train(_at(address, out, window=1, epochs=1))
+
+
+def test_a_stop_while_the_store_is_away_saves_and_is_gone_on_with(
+    address: str, run: Path, gcs_store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stop, out = Stop(), tmp_path / "run"
+    with Proxy(gcs_store.endpoint) as proxy:
+        gcs_store.at(proxy.endpoint).use(monkeypatch)
+
+        def away(epoch: records.Epoch) -> None:
+            proxy.away(60)
+            threading.Timer(0.5, stop.set).start()
+
+        options = dict(cache_size="1B", memory=0)  # each record of each batch is a request
+        assert train(_at(address, out, **options), away, stop=stop).status == "interrupted"
+        newest = checkpoints.newest(out / records.CHECKPOINTS)
+        assert newest is not None
+        summary = records.read_summary(out)
+        assert summary is not None
+        assert (summary.status, summary.steps) == ("interrupted", newest.state.step)
+        assert 5 <= newest.state.step < 9
+        proxy.away(0)
+        assert train(_at(address, out, **options)).status == "done"
+    _same(run, out)
 
 
 def test_what_is_not_there_and_what_is_another_data_set(
@@ -127,7 +160,7 @@ def test_a_sweep_on_a_bucket(address: str, tmp_path: Path, monkeypatch: pytest.M
 
     monkeypatch.setattr("tuning.engine_kerastuner.search", engine)
     words = ["--data", address, "--out", str(tmp_path / "sweep"), "--engine", "keras-tuner", "--trials", "2", "--cpus-per-trial", "2"]
-    sweep(read("sweep", [*words, "--cache-size", "150kB"], {}), Stop())
+    commands.sweep(read("sweep", [*words, "--cache-size", "150kB"], {}), Stop())
     plan, summary = seen
     assert plan.base.source.data == address
     assert plan.base.schedule.window > 0
@@ -179,8 +212,6 @@ def test_what_is_no_size(text: str) -> None:
 
 
 def test_a_cache_without_effect_is_named(address: str, shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from job import commands
-
     told: list[str] = []
     monkeypatch.setattr(console, "log", lambda line, **fields: told.append(line))
     monkeypatch.setattr("job.train.train", lambda config, **options: config)

@@ -19,8 +19,10 @@ from job.errors import UserError
 from job.runs import checkpoints, records
 from job.runs.checkpoints import Checkpoint, Name
 from job.runs.state import State
+from job.shutdown import Stop
 from job.train import train
 from job.training.saver import Saver
+from job.training.watchdog import Watchdog
 from tests.conftest import small
 from tests.stepping import make_batch, make_step
 
@@ -37,7 +39,7 @@ def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
         run: Any = SimpleNamespace(
             folder=tmp_path, config=resolve(build(Config, options)), step=SimpleNamespace(arrays=lambda: {"weights/a": np.zeros(1)}),
         )  # fmt: skip
-        savers.append(Saver(run, State(fingerprint="f", step=step), fence, before))
+        savers.append(Saver(run, State(fingerprint="f", step=step), Watchdog(run.config.run, Stop(), lambda: None), fence, before))
         return savers[-1]
 
     yield make

@@ -133,6 +133,13 @@ def test_a_cluster_that_is_unreachable_is_one_line(shards: Path, tmp_path: Path,
         assert _refused(sweeping.command(tmp_path, shards), capsys, 69) == line
 
 
+def test_a_sweep_in_a_bucket_takes_no_cluster(shards: Path, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    line = _refused(sweeping.command(tmp_path, shards, "--out", "gs://bucket/sweep"), capsys)
+    fix = "give a folder that all machines of the cluster see, or unset RAY_ADDRESS"
+    assert line == f"twofold: --out: a sweep in a bucket runs on one machine; {fix}\n"
+
+
 def test_data_that_is_not_found_is_one_line(tmp_path: Path, capsys: Any) -> None:
     line = _refused(sweeping.command(tmp_path, tmp_path / "nothing"), capsys)
     assert str(tmp_path / "nothing") in line

@@ -176,7 +176,7 @@ def test_range_refused_starts_over(server: Server, tmp_path: Path) -> None:
     assert [(request.range, request.status) for request in server.gets(PATH)] == [(None, 200), ("bytes=1200000-", 416), (None, 200)]
 
 
-@pytest.mark.parametrize("fragment", ["", f"#sha256={SHA256}"])
+@pytest.mark.parametrize("fragment", ["", f"#sha256={SHA256}"], ids=["bare", "with a checksum"])
 def test_finished_download_is_reused(server: Server, tmp_path: Path, fragment: str) -> None:
     server.serve(PATH, DATA)
     first = download(server.url(PATH) + fragment, tmp_path)

@@ -78,6 +78,7 @@ class Plan:
         """
         gpus = "none" if not self.gpus else "all" if self.gpus < 1 else str(int(self.gpus))
         share: dict[str, Any] = dict(threads=self.cpus, workers=self.cpus, gpus=gpus, memory=self._memory())
+        share |= dict(notice="off", step_timeout="0")  # the sweep hears the notice; one slow trial is no reason to stop all
         if self.gpus >= 1:
             share["replicas"] = int(self.gpus)
         stop_after = until if until < self.epochs else 0

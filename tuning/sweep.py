@@ -23,7 +23,7 @@ from job.data import manifest
 from job.data.location import auto_window, locate
 from job.errors import Interrupted, MachineError, UserError
 from job.feeds import order
-from job.machine import devices
+from job.machine import devices, notice
 from job.runs import records
 from job.runs.place import Place
 from job.shutdown import Stop
@@ -47,6 +47,9 @@ def check(config: SweepConfig, fixed: Collection[str] = ()) -> None:
     base = _base(config)
     _search(config)
     _budget(config)
+    if is_bucket(config.output.out) and config.sweep.engine == "ray" and os.environ.get("RAY_ADDRESS", "") not in ("", "local"):
+        fix = "give a folder that all machines of the cluster see, or unset RAY_ADDRESS"
+        raise UserError("--out", "a sweep in a bucket runs on one machine", fix)
     _require_engine(config.sweep.engine)
     space.read(_space_file(config), base, MANY, fixed)
 
@@ -79,7 +82,7 @@ def sweep(config: SweepConfig, fixed: Collection[str] = (), stop: Stop | None = 
     out = Path(base.output.out) if where is None else where.path.absolute()
     bucket: dict[str, Any] = dict(address=where.address, fence=where.fence) if where is not None and where.mirror is not None else {}
     local.make_folder(out)
-    with lock.only_writer(out), console.copy_to(out / "log.txt"):
+    with lock.only_writer(out), console.copy_to(out / "log.txt"), notice.heard(config.run.notice, stop):
         with _engine(config, stop) as (engine, cores, gpus):
             plan = Plan(
                 out=out, base=base, space=searched, start=searched.start(resolve(base, images)), trials=config.sweep.trials, search=search,

@@ -46,6 +46,11 @@ _IDLE = (
     ),
     _Idle(("dry_run",), lambda config: bool(config.run.show_augment), "--show-augment exits before it", "give one of the two"),
     _Idle(("threads", "workers"), _sweeps(), "a trial has its own", "use --cpus-per-trial"),
+    _Idle(("step_timeout",), _sweeps(), "a slow trial is no reason to stop the others", "remove it"),
+    _Idle(
+        ("grace",), lambda config: _sweeps()(config) and "://" not in config.output.out, "all trials of a local sweep are saved, "
+        "however long it takes", "remove it",
+    ),
     _Idle(("first_rung",), _sweeps("keras-tuner"), "keras-tuner has no ASHA", "remove it, or use --engine ray"),
     _Idle(
         ("reduction",), _sweeps("keras-tuner", ("bayesian", "random")), "this search has no rungs", "remove it, or use --search hyperband",

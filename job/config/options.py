@@ -257,7 +257,7 @@ def read_toml(path: Path, tree: type) -> dict[str, Any]:
         raise UserError(str(path), "configuration file not found", "check the name given to --config") from None
     except IsADirectoryError:
         raise UserError(str(path), "is a folder, not a configuration file", "name a .toml file") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits too
         raise UserError(str(path), f"is not valid TOML ({error})", "fix that line") from None
     tables: dict[str, dict[str, Knob]] = {}
     for knob in knobs(tree):

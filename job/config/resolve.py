@@ -223,6 +223,8 @@ def _check(config: Resolved, images: int | None) -> None:
     gpus(config.machine.gpus)
     bytes_of(config.feed.cache_size)
     lengths.interval(config.run.save_every, "--save-every")
+    lengths.seconds(config.run.grace, "--grace")
+    lengths.limit(config.run.step_timeout, "--step-timeout")
 
 
 def _check_batch(batch: int, replicas: int) -> None:

@@ -145,7 +145,7 @@ class Devices:
     """The devices."""
 
     gpus: str = option("auto", "GPUs to use", metavar="auto|all|none|N|id:0,1", first=True)
-    replicas: int | None = option(None, "replicas that share each batch", auto="one per GPU, 1 on a CPU", low=1, result=True)
+    replicas: int | None = option(None, "replicas that share each batch", auto="one per GPU, 1 on a CPU", low=1, high=1024, result=True)
     precision: str | None = option(
         None, "training precision", auto="by the device, logged with its reason", choices=("float32", "bfloat16", "float16"), result=True
     )  # fmt: skip
@@ -157,7 +157,7 @@ class Machine(Devices):
 
     xla: bool = option(False, "compile with XLA", result=True)
     deterministic: bool | None = option(None, "bit-identical results", auto="on for a CPU, off for GPUs and --xla", result=True)
-    threads: int | None = option(None, "TensorFlow threads", auto="the cores available to this process", low=1, result=True)
+    threads: int | None = option(None, "TensorFlow threads", auto="the cores available to this process", low=1, high=4096, result=True)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -211,6 +211,13 @@ class Run(Look):
     save_every: str = option(
         "60s", "interval between checkpoints within an epoch; a bare number is minutes", metavar="60s|10m|500steps|1epoch",
         parse=lengths.interval,
+    )  # fmt: skip
+    grace: str = option("12s", "longest time from SIGTERM to the exit (75), saved or not", metavar="TIME", parse=lengths.seconds)
+    step_timeout: str = option(
+        "15m", "exit (75) where a step, a batch or a save takes longer; 0 is off", metavar="TIME", parse=lengths.limit
+    )  # fmt: skip
+    notice: str = option(
+        "auto", "cloud whose notice that the machine will go is a stop; auto is the one it runs in", choices=("auto", "gce", "ec2", "off")
     )  # fmt: skip
     show_augment: str = option("", "write a contact sheet of augmented images, and exit", metavar="FILE.png")
 

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
+from functools import partial
 from typing import cast
 
 from job.console import console, counted
 from job.data.manifest import Shard
 from job.data.remote_shards import RemoteShards
+from job.data.requests import Requests
 from job.data.shards import FOOTER, Record, Records, intact, parse
 from job.storage import local
 
-THREADS = 32  # requests at once: of 50 ms each, they make some 300 records a second
+THREADS = 48  # requests at once: of 50 ms each, they make some 800 records a second
 TRIES = 3  # of a range whose checksum fails
 GAP, MERGED = 2**16, 2**22  # bytes: records this near to each other are one request, of at most so many bytes
 HELD = 400  # descriptors at once; a process may have 1,024 where nobody raised that
@@ -25,12 +28,14 @@ class RemoteReader(Records):
 
     def __init__(self, home: RemoteShards, shards: Sequence[Shard]) -> None:
         self._home, self._shards = home, tuple(shards)
-        self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="range")
+        self._requests = Requests(THREADS, home.stop)
         self._files: dict[int, _File] = {}
+        self._asked: dict[int, tuple[Future[bytes], int]] = {}
+        self._lock = threading.Lock()
         self._window, self._closed = -1, False
         home.opened()
         try:
-            super().__init__([f"{home}/{shard.file}" for shard in shards], home.places(shards, self._pool))
+            super().__init__([f"{home}/{shard.file}" for shard in shards], home.places(shards, self._requests))
         except BaseException:
             self.close()
             raise
@@ -49,26 +54,43 @@ class RemoteReader(Records):
                 return parse(data)
             self._drop(shard)
         for _ in range(TRIES):
-            data = intact(self._home.read(self._shards[shard], offset, length + FOOTER), length)
+            data = intact(self._requests.result(self._ask(shard, offset, length + FOOTER)), length)
             if data is not None:
                 return parse(data)
         raise self._corrupt(number)
 
     def begin(self, numbers: Iterable[int]) -> Mapping[int, Record]:
         """Ask the bucket for those records whose shards are not here, by all threads."""
-        places = [(*self._place(number), number) for number in {int(n) for n in numbers}]
+        numbers = {int(number) for number in numbers}
+        asked = {number: self._asked.pop(number) for number in numbers & self._asked.keys()}
+        return cast(Mapping[int, Record], _Asked(self, asked | self._requested(numbers - asked.keys())))
+
+    def ask(self, numbers: Iterable[int]) -> None:
+        """Ask for records before their turn; each is kept until `begin` names it."""
+        self._asked |= self._requested({int(number) for number in numbers})
+
+    def _requested(self, numbers: Iterable[int]) -> dict[int, tuple[Future[bytes], int]]:
+        """Requests for those records whose shards are not here: for each, the request and where in its answer the record is.
+
+        Raises:
+            UserError, MachineError: why shards do not arrive.
+        """
+        places = [(*self._place(number), number) for number in numbers]
         missing = sorted(place for place in places if self._file(place[0]) is None)
         if missing and self._home.ahead.fault is not None:
             raise self._home.ahead.fault
         asked: dict[int, tuple[Future[bytes], int]] = {}
         for shard, start, end, within in _ranges(missing):
-            future = self._pool.submit(self._home.read, self._shards[shard], start, end - start)
+            future = self._ask(shard, start, end - start)
             asked.update({number: (future, offset - start) for number, offset in within})
-        return cast(Mapping[int, Record], _Asked(self, asked))
+        return asked
 
-    def arrived(self, number: int, content: bytes, at: int) -> Record:
-        """A record within what a request brought; asked for anew, alone, where that is damaged."""
-        length = self._place(number)[2]
+    def _ask(self, shard: int, start: int, length: int) -> Future[bytes]:
+        return self._requests.submit(partial(self._home.read, self._shards[shard], start, length))
+
+    def arrived(self, number: int, future: Future[bytes], at: int) -> Record:
+        """A record within what a request brings; asked for anew, alone, where that is damaged."""
+        content, length = self._requests.result(future), self._place(number)[2]
         data = intact(content[at : at + length + FOOTER], length)
         return self[number] if data is None else parse(data)
 
@@ -86,8 +108,8 @@ class RemoteReader(Records):
             )
         self._window = window
         self._home.cache.needed = frozenset(shard.sha256 for shard in wanted)
-        for shard in set(self._files) - {*now, *then}:
-            self._files.pop(shard, None)
+        with self._lock:
+            self._files = {shard: file for shard, file in self._files.items() if shard in {*now, *then}}
         self._home.ahead.need(wanted)
 
     def stream(self) -> Iterator[Record]:
@@ -101,7 +123,7 @@ class RemoteReader(Records):
         if not self._closed:
             self._closed = True
             self._home.closed()
-            self._pool.shutdown(wait=False, cancel_futures=True)
+            self._requests.close()
             self._files.clear()
 
     def _file(self, shard: int) -> _File | None:
@@ -119,15 +141,18 @@ class RemoteReader(Records):
             self._drop(shard)
             return None
         if file is not None:
-            if len(self._files) >= HELD:
-                self._files.pop(next(iter(self._files)), None)
-            self._files[shard] = file
+            with self._lock:
+                if len(self._files) >= HELD:
+                    del self._files[next(iter(self._files))]
+                self._files[shard] = file
         return file
 
     def _drop(self, shard: int) -> None:
         """Forget a shard that is damaged in the cache, and fetch it again."""
         wanted = self._shards[shard]
-        if self._files.pop(shard, None) is not None or self._home.cache.find(wanted.sha256) is not None:
+        with self._lock:
+            self._files.pop(shard, None)
+        if self._home.cache.find(wanted.sha256) is not None:
             console.log(f"warning: {self._names[shard]} is damaged in the cache; fetching it again")
         self._home.cache.drop(wanted.sha256)
         self._home.ahead.again(wanted)
@@ -158,7 +183,7 @@ class _Asked:
         if number not in self._asked:
             return self._reader[number]
         future, at = self._asked[number]
-        return self._reader.arrived(number, future.result(), at)
+        return self._reader.arrived(number, future, at)
 
 
 class _File:

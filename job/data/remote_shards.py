@@ -7,9 +7,10 @@ is an error, never a mixture.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,24 +19,27 @@ import numpy as np
 from job.data import manifest
 from job.data.manifest import Shard
 from job.data.read_ahead import ReadAhead
+from job.data.requests import Requests
 from job.data.shards import read_index, require_fit
 from job.errors import UserError
+from job.shutdown import Stop
 from job.storage import local
-from job.storage.bucket import Bucket, Missing
+from job.storage.bucket import Bucket, Missing, Stat
 from job.storage.cache import Cache
 from job.storage.lock import InUse
 
 _T = TypeVar("_T")
+_A_SHARD = re.compile(r"[a-z]+-\d{5}-of-\d{5}\.(?:tfrecord|index\.npy)")  # and no image of that name
 
 
 class RemoteShards:
     """A data set in a bucket, and the cache for its shards. As text it is its address."""
 
-    def __init__(self, bucket: Bucket, cache: Cache) -> None:
-        self.bucket, self.cache = bucket, cache
+    def __init__(self, bucket: Bucket, cache: Cache, stop: Stop) -> None:
+        self.bucket, self.cache, self.stop = bucket, cache, stop
         self.ahead, self._readers = ReadAhead(self.fetch), 0
         self._document: bytes | None = None
-        self._versions: dict[str, str] = {}
+        self._listed: dict[str, Stat] | None = None
 
     def __str__(self) -> str:
         return self.bucket.address
@@ -48,14 +52,16 @@ class RemoteShards:
 
     def has_shards(self) -> bool:
         """Whether a shard is there, of a data set that is finished or not."""
-        return any(next(iter(self.bucket.list(f"{split}-0")), None) is not None for split in manifest.SPLITS)
+        first = (next(iter(self.bucket.list(f"{split}-0")), None) for split in manifest.SPLITS)
+        return any(stat is not None and _A_SHARD.fullmatch(stat.name) for stat in first)
 
     def sizes(self, names: Iterable[str]) -> dict[str, int]:
-        """The bytes of those of its files that are there; their versions are what is read from now on."""
+        """The bytes of those of its files that are there, listed once; their versions are what is read from then on."""
         wanted = set(names)
-        found = [stat for start in sorted({name.partition("-")[0] for name in wanted}) for stat in self.bucket.list(start)]
-        self._versions = {stat.name: stat.version for stat in found if stat.name in wanted}
-        return {stat.name: stat.size for stat in found if stat.name in wanted}
+        if self._listed is None:
+            starts = sorted({name.partition("-")[0] for name in wanted})
+            self._listed = {stat.name: stat for start in starts for stat in self.bucket.list(start)}
+        return {name: stat.size for name, stat in self._listed.items() if name in wanted}
 
     def opened(self) -> None:
         """A reader begins; `closed` says that it has ended. The read-ahead ends with the last one."""
@@ -78,7 +84,7 @@ class RemoteShards:
 
         def make(path: Path) -> None:
             for _ in range(2):  # what differs once may have been damaged on its way
-                self._pinned(shard.file, lambda name: self.bucket.fetch(name, path, self._versions.get(name, "")))
+                self._pinned(shard.file, lambda name: self.bucket.fetch(name, path, self._version(name)))
                 if local.sha256_of(path) == shard.sha256:
                     return
             raise manifest.differs(self, shard)
@@ -87,32 +93,33 @@ class RemoteShards:
 
     def read(self, shard: Shard, start: int, length: int) -> bytes:
         """Bytes of a shard, by a request of their own."""
-        return self._pinned(shard.file, lambda name: self.bucket.read(name, start, length, self._versions.get(name, "")))
+        return self._pinned(shard.file, lambda name: self.bucket.read(name, start, length, self._version(name)))
 
-    def places(self, shards: Sequence[Shard], pool: ThreadPoolExecutor) -> list[Any]:
-        """The index of each shard: from the cache, which holds those of a split together, or fetched by all threads of a pool."""
-        key = hashlib.sha256("".join(shard.sha256 for shard in shards).encode()).hexdigest() + ".index.npy"
+    def places(self, shards: Sequence[Shard], requests: Requests) -> list[Any]:
+        """The index of each shard: from the cache, which holds those of a split together, or all asked for at once."""
+        key = hashlib.sha256("".join(shard.sha256 for shard in shards).encode()).hexdigest() + ".places"
         path = self.cache.find(key)
         if path is not None:
-            with suppress(ValueError, OSError, EOFError):
-                places = np.split(np.load(path, allow_pickle=False), np.cumsum([shard.records for shard in shards])[:-1])
+            with suppress(ValueError, OSError):
+                kept = np.fromfile(path, "<i8").reshape(-1, 2)
+                places = np.split(kept, np.cumsum([shard.records for shard in shards])[:-1])
                 for index, shard in zip(places, shards, strict=True):
                     require_fit(index, shard)
                 return places
             self.cache.drop(key)
-        places = list(pool.map(self._index, shards))
-
-        def make(path: Path) -> None:
-            with path.open("wb") as file:
-                np.save(file, np.concatenate(places))
-
+        places = list(requests.map([partial(self._index, shard) for shard in shards]))
+        content = np.concatenate(places).astype("<i8").tobytes()
         with suppress(InUse, OSError):  # whoever comes next will try again
-            self.cache.add(key, sum(index.nbytes for index in places) + 128, make)
+            self.cache.add(key, len(content), lambda path: path.write_bytes(content))
         return places
 
     def _index(self, shard: Shard) -> Any:
-        content = self._pinned(shard.index, lambda name: self.bucket.read(name, version=self._versions.get(name, "")))
+        content = self._pinned(shard.index, lambda name: self.bucket.read(name, version=self._version(name)))
         return read_index(content, shard, f"{self}/{shard.index}")
+
+    def _version(self, name: str) -> str:
+        stat = (self._listed or {}).get(name)
+        return "" if stat is None else stat.version
 
     def _pinned(self, name: str, read: Callable[[str], _T]) -> _T:
         try:

@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+WHITENED = 2000  # images, the first of the order, that the whitening layer follows from
+
 
 def derive(seed: int, *words: object) -> int:
     """A 128-bit number from a seed and what it is for."""
@@ -71,21 +73,25 @@ def _window(seed: int, number: int, data: Windows) -> npt.NDArray[np.int64]:
 
 def window_shards(seed: int, number: int, data: Windows) -> list[int]:
     """The shards of a window."""
-    if data.per_epoch == 1:
-        return list(range(len(data.sizes)))
     epoch, at = divmod(number, data.per_epoch)
-    order = np.argsort(_raw(derive(seed, "shards", epoch), len(data.sizes)), kind="stable")
+    order = _shards(seed, epoch, data) if data.per_epoch > 1 else np.arange(len(data.sizes))
     return [int(shard) for shard in order[at * data.width : (at + 1) * data.width]]
+
+
+@lru_cache(maxsize=3)
+def _shards(seed: int, epoch: int, data: Windows) -> npt.NDArray[np.int64]:
+    """The order of an epoch's shards."""
+    return np.argsort(_raw(derive(seed, "shards", epoch), len(data.sizes)), kind="stable")
 
 
 def window_at(seed: int, step: int, batch: int, data: Windows) -> int:
     """The window that a step's first record is in."""
     epoch, at = divmod(step * batch, data.records)
-    number = epoch * data.per_epoch
-    while (size := sum(data.sizes[shard] for shard in window_shards(seed, number, data))) <= at:
-        at -= size
-        number += 1
-    return number
+    if data.per_epoch == 1:
+        return epoch
+    ends = np.cumsum(np.asarray(data.sizes)[_shards(seed, epoch, data)])
+    shard = int(np.searchsorted(ends, at, side="right"))
+    return epoch * data.per_epoch + shard // data.width
 
 
 def positions(seed: int, step: int, batch: int, data: int | Windows) -> npt.NDArray[np.int64]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import closing
 from typing import Any
 
 import numpy as np
@@ -56,7 +57,10 @@ class Inference:
         return strategy.gather(self.distribution, parts)[: len(images)]
 
     def over(self, feed: Feed, advance: Callable[[int], None] = lambda count: None) -> tuple[Any, Any]:
-        """Labels and logits, float32 [n] each, of all records in their order."""
+        """Labels and logits, float32 [n] each, of all records in their order.
+
+        `advance` is called after each batch; what it raises ends the pass.
+        """
         bounds = range(0, len(feed), self.batch)
 
         def make(number: int) -> Batch:
@@ -64,13 +68,14 @@ class Inference:
             return feed.gather(np.arange(first, min(first + self.batch, len(feed))))
 
         labels, logits = [], []
-        for images, truth in prefetch.ahead(make, 0, len(bounds)):
-            labels.append(truth)
-            logits.append(self.logits(images))
-            advance(len(images))
+        with closing(prefetch.ahead(make, 0, len(bounds))) as batches:
+            for images, truth in batches:
+                labels.append(truth)
+                logits.append(self.logits(images))
+                advance(len(images))
         return np.concatenate(labels), np.concatenate(logits)
 
 
-def validate(inference: Inference, feed: Feed) -> Metrics:
-    """The metrics of the weights loaded, over all images of a feed."""
-    return measure(*inference.over(feed))
+def validate(inference: Inference, feed: Feed, advance: Callable[[int], None] = lambda count: None) -> Metrics:
+    """The metrics of the weights loaded, over all images of a feed; `advance` as in `over`."""
+    return measure(*inference.over(feed, advance))

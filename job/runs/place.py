@@ -19,6 +19,7 @@ from uuid import uuid4
 from job import addresses
 from job.console import console, counted
 from job.errors import JobError, Unsent, UserError
+from job.runs import copies
 from job.shutdown import Stop
 from job.storage import lease, local, lock, parallel
 from job.storage.bucket import Bucket, Missing, Stat
@@ -57,7 +58,7 @@ class Place:
 
 
 @contextmanager
-def opened(text: str, cache: Path, stop: Stop, grace: float, life: float | None = None) -> Iterator[Place]:
+def opened(text: str, cache: Path, stop: Stop, grace: float, life: float | None = None, bound: int | None = None) -> Iterator[Place]:
     """Open a folder to write in, and send what is left at the end.
 
     Args:
@@ -65,6 +66,7 @@ def opened(text: str, cache: Path, stop: Stop, grace: float, life: float | None 
         cache: where the local copy of a bucket's folder goes.
         stop: set it, and what is left is sent within `grace` seconds of that moment.
         life: of the lease, seconds; by default `lease.LIFE`.
+        bound: bytes that all local copies may take, where those of other folders can go.
 
     Raises:
         InUse: another process writes there, or has taken the lease over meanwhile.
@@ -76,14 +78,16 @@ def opened(text: str, cache: Path, stop: Stop, grace: float, life: float | None 
         return
     bucket = open_bucket(text, stop)
     home = cache / "runs" / hashlib.sha256(bucket.address.encode()).hexdigest()[:16]
-    copy = home / "copy"
+    copy = home / copies.COPY
     local.make_folder(copy)
     with ExitStack() as held:
         with addresses.standing_for(str(home), bucket.address):
             held.enter_context(lock.only_writer(home))
+        if bound is not None:
+            copies.evict(home.parent, bound, home)
         with addresses.standing_for(str(copy), bucket.address):
             probe(bucket)
-            mirror = _take(bucket, copy, Sent(home / "sent.json"), stop, life or lease.LIFE)
+            mirror = _take(bucket, copy, Sent(home / copies.TABLE), stop, life or lease.LIFE)
         held.callback(_tell, bucket.address, bucket.counts)
         mirror.start(stop.set)
         try:

@@ -8,6 +8,7 @@ import os
 import platform
 import subprocess
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from dataclasses import fields as dataclass_fields
@@ -32,6 +33,7 @@ from job.storage.opening import is_bucket
 
 CONFIG, METRICS, SUMMARY, LOG = "config.toml", "metrics.jsonl", "summary.json", "log.txt"
 DATA, CHECKPOINTS = "data", "checkpoints"  # folders
+STATUSES = ("running", "interrupted", "stopped", "failed", "done")
 PACKAGES = ("tensorflow", "tensorflow-cpu", "keras", "numpy", "opencv-python-headless", "protobuf")
 
 
@@ -110,16 +112,44 @@ def _validation(document: dict[str, Any]) -> Metrics:
     return Metrics(**{field.name: document[f"val_{field.name}"] for field in dataclass_fields(Metrics)})
 
 
-def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """The records so far, of steps and of epochs; a last line that a kill cut short is left out."""
-    path = folder / METRICS
-    records = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
-        try:
-            records.append(json.loads(line))
-        except ValueError:
-            break
-    return records
+def read_metrics(folder: Path, damaged: Callable[[int], None] = lambda lines: None) -> list[dict[str, Any]]:
+    """The records so far, of steps and of epochs; a last line that a kill cut short is left out.
+
+    Args:
+        damaged: called with the number of other lines that are left out, where there are any.
+    """
+    try:
+        *lines, last = (folder / METRICS).read_bytes().split(b"\n")
+    except FileNotFoundError:
+        return []
+    records = [_record(line) for line in lines]
+    if None in records:
+        damaged(records.count(None))
+    return [record for record in (*records, _record(last)) if record is not None]
+
+
+def _record(line: bytes) -> dict[str, Any] | None:
+    """The record in a line of `metrics.jsonl`; None where it lacks what its readers rely on."""
+    try:
+        record: dict[str, Any] = json.loads(line)
+        whole = _NEEDED[record["kind"]] <= record.keys() and all(_is_figure(*item) for item in record.items())
+        return record if whole else None
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
+        return None
+
+
+def _is_figure(name: str, value: Any) -> bool:
+    if name in ("step", "epoch"):
+        return type(value) is int and 0 <= value < 2**63
+    if name in ("kind", "val_confusion"):
+        return isinstance(value, (str, list))
+    if value is None:
+        return name.startswith("val_")
+    return name.isidentifier() and type(value) in (int, float) and isinstance(float(value), float)  # a huge one overflows
+
+
+_EPOCH = [field.name for field in dataclass_fields(Epoch) if field.name != "validation"]
+_NEEDED = {"step": {"step", "time"}, "epoch": {"time", *_EPOCH, *(f"val_{field.name}" for field in dataclass_fields(Metrics))}}
 
 
 def read_epochs(folder: Path) -> list[Epoch]:
@@ -153,9 +183,21 @@ def read_summary(folder: Path) -> Summary | None:
         document = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
         own = {field.name: document[field.name] for field in dataclass_fields(Summary) if field.name in document}
         validation = _validation(document) if "val_log_loss" in document else None
-        return Summary(**{**own, "classes": tuple(document["classes"]), "validation": validation})
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        summary = Summary(**{**own, "classes": tuple(document["classes"]), "validation": validation})
+        return summary if _is_whole(summary) else None
+    except (FileNotFoundError, ValueError, KeyError, TypeError, RecursionError):
         return None
+
+
+def _is_whole(summary: Summary) -> bool:
+    """Whether values have the types that they should have."""
+    counts = (summary.steps, summary.epochs, 0 if summary.best_step is None else summary.best_step)
+    texts = (summary.fingerprint, summary.process, *summary.classes)
+    return (
+        summary.status in STATUSES and len(summary.classes) == 2 and all(isinstance(text, str) for text in texts)
+        and all(type(count) is int and count >= 0 for count in counts) and math.isfinite(summary.updated)
+        and (summary.best_step is None if summary.validation is None else math.isfinite(summary.validation.accuracy))
+    )  # fmt: skip
 
 
 def is_running(folder: Path) -> bool:
@@ -191,11 +233,12 @@ def find_data(
     Returns:
         The first place that holds that data set, else what `--data` names.
     """
+    stop = Stop() if stop is None else stop
     named, was = Path(config.source.data), Path(config.output.out)
     places: list[Location] = [folder / DATA]
     default = places[0]
     if is_bucket(config.source.data):
-        places.append(locate(config.source.data, cache or config.feed, Stop() if stop is None else stop))
+        places.append(locate(config.source.data, cache or config.feed, stop))
         default = places[-1]
     elif config.source.data and not is_remote(config.source.data):
         places = [named.absolute(), folder / DATA, folder.absolute().parent / named.name]
@@ -203,7 +246,7 @@ def find_data(
             places.insert(2, Path(os.path.normpath(folder.absolute() / os.path.relpath(named, was))))
         default = places[0]
     if is_bucket(config.output.out):
-        places.append(locate(f"{config.output.out}/{DATA}", cache or config.feed, Stop() if stop is None else stop))
+        places.append(locate(f"{config.output.out}/{DATA}", cache or config.feed, stop))
     there = [place for place in dict.fromkeys(places) if manifest.exists(place)]
     if not fingerprint:
         return there[0] if there else default

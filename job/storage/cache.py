@@ -56,7 +56,7 @@ class Cache:
             return path if path.exists() else None  # another user's
         return path
 
-    def add(self, name: str, size: int, make: Callable[[Path], None]) -> bool:
+    def add(self, name: str, size: int, make: Callable[[Path], object]) -> bool:
         """Make an entry, unless it is here already; others are evicted for it.
 
         Args:

@@ -59,10 +59,10 @@ def _locked(folder: Path, waiting: Callable[[str], None] | None) -> IO[str] | No
     """The lock's file, held; None where the lock is to be tried again."""
     path = folder / ".lock"
     try:
-        file = path.open("a+", encoding="utf-8")
+        file = path.open("a+", encoding="utf-8", errors="replace")
     except FileNotFoundError:  # deleted by a start that failed
         folder.mkdir(parents=True, exist_ok=True)
-        file = path.open("a+", encoding="utf-8")
+        file = path.open("a+", encoding="utf-8", errors="replace")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
@@ -95,7 +95,7 @@ def _warn_without_locks(folder: Path, device: int) -> None:
 def holder(folder: Path) -> str | None:
     """Who holds a folder now; None where nobody does. Where the file system has no locks, whoever held it last."""
     try:
-        with (folder / ".lock").open("r", encoding="utf-8") as file:
+        with (folder / ".lock").open("r", encoding="utf-8", errors="replace") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
             except BlockingIOError:

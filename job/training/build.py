@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +24,6 @@ from job.runs.state import State
 from job.shutdown import Stop
 from job.training import augment
 from job.training.step import Step
-
-WHITENING_IMAGES = 2000
 
 
 @dataclass(frozen=True)
@@ -57,7 +55,7 @@ class Run:
         negative, positive = self.class_weights
         return math.log(positive / negative)
 
-    @property
+    @cached_property
     def order(self) -> order.Windows:
         """What the order of images follows from, beside the seed."""
         return windows(self.config, self.shards)
@@ -161,7 +159,7 @@ def require_same_data(shards: manifest.Manifest, fingerprint: str, folder: Path)
 
 def _whiten(run: Run) -> None:
     """Set the frozen stem by the training images' own patches."""
-    numbers = order.permutation(run.config.schedule.seed, 0, run.order)[:WHITENING_IMAGES]
+    numbers = order.permutation(run.config.schedule.seed, 0, run.order)[: order.WHITENED]
     small = MemoryFeed(run.training.reader, PATCH_SIDE, run.config.work.workers, 0)
     images, _ = small.gather(numbers)
     small.stop()

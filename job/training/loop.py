@@ -15,7 +15,7 @@ from typing import Any
 
 from job.config.schema import RISING
 from job.console import Progress, console
-from job.errors import UserError
+from job.errors import Interrupted, UserError
 from job.feeds import prefetch
 from job.inference.forward import validate
 from job.runs import checkpoints
@@ -27,6 +27,7 @@ from job.training import reporter, schedules
 from job.training.build import Run
 from job.training.runlog import RunLog
 from job.training.saver import Saver
+from job.training.watchdog import Watchdog
 
 OVERFLOWS = 20  # batches in a row that float16 may overflow in before the loss counts as not finite
 
@@ -34,11 +35,12 @@ OVERFLOWS = 20  # batches in a row that float16 may overflow in before the loss 
 class Loop:
     """A run under way, and its state. `started` is when this start began, on the monotonic clock."""
 
-    def __init__(self, run: Run, state: State, log: RunLog, saver: Saver, stop: Stop, started: float) -> None:
-        self.run, self.state, self.log, self.saver, self.stop = run, state, log, saver, stop
+    def __init__(self, run: Run, state: State, log: RunLog, saver: Saver, watch: Watchdog, stop: Stop, started: float) -> None:
+        self.run, self.state, self.log, self.saver, self.watch, self.stop = run, state, log, saver, watch, stop
         self._began = started - state.seconds
         self._pending: deque[tuple[int, float, Any]] = deque()
         self._overflows = 0
+        self._sizes: set[int] = set()  # training resolutions that are compiled
         self._rated = (state.step, time.monotonic())
 
     def go(self, on_epoch: Callable[[Epoch], Any] | None) -> str:
@@ -54,24 +56,42 @@ class Loop:
                 if wanted or 0 < schedule.stop_after <= state.epoch:
                     return "stopped"
                 if state.step == self.run.epoch_end(state.epoch + 1):
-                    epoch = self._end_epoch()
+                    try:
+                        epoch = self._end_epoch()
+                    except Interrupted:  # in validation: a later start begins with it
+                        self._save()
+                        return "interrupted"
                     if on_epoch is not None:
                         self.saver.wait()  # whoever hears of an epoch may rely on its checkpoint
                         wanted = bool(on_epoch(epoch))
                     continue
-                self._take_step(next(batches), bar)
+                self.watch.on(f"reading the batch of step {state.step + 1:,}")
+                try:
+                    batch = next(batches)
+                except Interrupted:  # while it waited for the data's store
+                    self._save()
+                    return "interrupted"
+                self._take_step(batch, bar)
                 self.saver.check()
                 if self.stop or (state.step != self.run.epoch_end(state.epoch + 1) and self.saver.due(state.step)):
-                    self._settle()
-                    self.saver.save(state)
+                    self._save()
                 if self.stop:
                     return "interrupted"
         return "done"
 
+    def _save(self) -> None:
+        self._settle()
+        self.watch.on(f"the save of step {self.state.step:,}")
+        self.saver.save(self.state)
+
     def _take_step(self, batch: tuple[Any, Any, Any], bar: Progress) -> None:
         config, state, steps = self.run.config, self.state, self.run.steps
-        lr = schedules.learning_rate(config, state.step, steps)
-        outcome = self.run.step.run(*batch, lr, state.step, schedules.train_size(config, state.step, steps))
+        lr, size = schedules.learning_rate(config, state.step, steps), schedules.train_size(config, state.step, steps)
+        self.watch.on(f"step {state.step + 1:,}")
+        if size not in self._sizes:  # it is compiled, which may take any time
+            self.watch.off()
+            self._sizes.add(size)
+        outcome = self.run.step.run(*batch, lr, state.step, size)
         self._pending.append((state.step, lr, outcome))
         state.step += 1
         if state.step % config.run.log_every == 0:
@@ -126,11 +146,17 @@ class Loop:
             )  # fmt: skip
 
     def _end_epoch(self) -> Epoch:
-        """Validate, log, keep the best, save."""
+        """Validate, log, keep the best, save.
+
+        Raises:
+            Interrupted: a stop was asked for before validation had ended; nothing has changed.
+        """
         self._settle()
+        self.watch.on("the first batch of validation", compiles=True)
         run, state = self.run, self.state
         run.inference.load(inference_weights(run.step.arrays(), state.logit_shift))
-        validation = validate(run.inference, run.validation)
+        validation = validate(run.inference, run.validation, self._validated)
+        self.watch.on(f"the end of epoch {state.epoch + 1:,}")
         seen, seconds = max(1, state.seen), self._seconds()
         epoch = Epoch(
             epoch=state.epoch + 1, step=state.step, train_loss=state.loss / seen, train_accuracy=state.right / seen,
@@ -144,7 +170,13 @@ class Loop:
         self.saver.save(state)
         self.log.draw()
         reporter.epoch_ended(run, epoch, better)
+        self.watch.off()
         return epoch
+
+    def _validated(self, images: int) -> None:
+        """After each batch of validation."""
+        self.watch.on("a batch of validation")
+        self.stop.check()
 
     def _compare(self, epoch: Epoch) -> bool:
         """Take the epoch over as the best where it is; one without a score is the best only until one has a score."""

@@ -112,7 +112,7 @@ def _require_undamaged(folder: Path, stored: Mapping[str, Any]) -> None:
     for name, value in checkpoints.settings(folder / CHECKPOINTS).items():
         trained = tuple(value) if isinstance(value, list) else value
         if stored.get(name, trained) != trained:
-            what = "is missing" if stored[name] is None else f"is {_text(stored[name])}"
+            what = "is missing or auto" if stored[name] is None else f"is {_text(stored[name])}"
             raise UserError(
                 f"{folder / CONFIG} {name}", f"{what}, and the run was trained with {_text(trained)}", "set it to that to resume",
             )  # fmt: skip

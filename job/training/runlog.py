@@ -11,12 +11,15 @@ import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
-from job.console import console
+from job.console import console, counted
 from job.errors import MachineError
 from job.inference import plots
 from job.runs.records import METRICS, Epoch, read_metrics
 from job.storage import local
+
+ROTATE = 10_000_000  # bytes of a file of TensorBoard's events, after which the next is begun
 
 
 class RunLog:
@@ -24,7 +27,7 @@ class RunLog:
 
     def __init__(self, folder: Path, step: int, epoch: int) -> None:
         self.folder = folder
-        kept = [r for r in read_metrics(folder) if r["step"] <= step and (r["kind"] == "step" or r["epoch"] <= epoch)]
+        kept = [r for r in read_metrics(folder, _tell_of_damage) if r["step"] <= step and (r["kind"] == "step" or r["epoch"] <= epoch)]
         self.epochs = [r for r in kept if r["kind"] == "epoch"]
         local.write_atomic(folder / METRICS, "".join(json.dumps(r) + "\n" for r in kept))
         self._file = (folder / METRICS).open("a", encoding="utf-8")
@@ -67,20 +70,29 @@ class RunLog:
         self._tensorboard.close()
 
 
+def _tell_of_damage(lines: int) -> None:
+    console.log(f"warning: {METRICS}: {counted(lines, 'line')} corrupt, left out of the run's records")
+
+
 class _TensorBoard:
-    """TensorBoard's events, by its own writer."""
+    """TensorBoard's events, by its own writer, in files of up to `ROTATE` bytes; a name is used once."""
 
     def __init__(self, folder: Path) -> None:
         from tensorboard.compat.proto.event_pb2 import Event
         from tensorboard.compat.proto.summary_pb2 import Summary
-        from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
         local.make_folder(folder)
         for old in folder.glob("events.*"):
             with suppress(OSError):
                 old.unlink()
-        self._event, self._summary = Event, Summary
-        self._writer = EventFileWriter(str(folder))
+        self._folder, self._event, self._summary = folder, Event, Summary
+        self._open()
+
+    def _open(self) -> None:
+        from tensorboard.summary.writer.event_file_writer import EventFileWriter
+
+        self._bytes = 0
+        self._writer = EventFileWriter(str(self._folder), filename_suffix=f".{uuid4().hex[:8]}")
 
     def add(self, record: dict[str, Any]) -> None:
         values = [
@@ -89,6 +101,10 @@ class _TensorBoard:
             if isinstance(value, (int, float)) and name not in ("step", "time", "epoch")
         ]
         event = self._event(wall_time=record["time"], step=record["step"], summary=self._summary(value=values))
+        if self._bytes > ROTATE:
+            self._writer.close()
+            self._open()
+        self._bytes += event.ByteSize()
         self._writer.add_event(event)
 
     def flush(self) -> None:

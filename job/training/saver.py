@@ -10,11 +10,12 @@ from dataclasses import replace
 
 from job.config import lengths
 from job.console import console, counted
-from job.runs import checkpoints, records
+from job.runs import checkpoints, records, starts
 from job.runs.checkpoints import Checkpoint, Name
 from job.runs.state import State
 from job.training import resume
 from job.training.build import Run
+from job.training.watchdog import Watchdog
 
 
 class Saver:
@@ -25,14 +26,15 @@ class Saver:
     `skipped` and `waited`, in seconds, are what the log says at the end.
     """
 
-    def __init__(self, run: Run, state: State, fence: int, before: Name | None = None) -> None:
+    def __init__(self, run: Run, state: State, watch: Watchdog, fence: int, before: Name | None = None) -> None:
         """
         Args:
             state: where this start begins.
+            watch: times each save.
             fence: this start's, higher than that of any before it.
             before: the checkpoint that `state` is from.
         """
-        self.run, self.saved, self.fence = run, replace(state), fence
+        self.run, self.saved, self.watch, self.fence = run, replace(state), watch, fence
         self.folder = run.folder / records.CHECKPOINTS
         self.made, self.skipped, self.waited = 0, 0, 0.0
         self._settings = resume.settings(run.config)
@@ -82,13 +84,15 @@ class Saver:
         The summary comes before anything is deleted: whoever reads it finds the checkpoint that it names. Others than
         these are damaged checkpoints that the run fell back from.
         """
-        checkpoints.save(self.folder, checkpoint)
-        self.saved = checkpoint.state
-        self.made += 1
-        self.summarise(checkpoint.state, "running")
-        best = checkpoints.of_step(self.folder, checkpoint.state.best_step)
-        checkpoints.prune(self.folder, {checkpoint.name, self._before, best})
-        self._before = checkpoint.name
+        with self.watch.timed(f"the save of step {checkpoint.state.step:,}"):
+            checkpoints.save(self.folder, checkpoint)
+            starts.clear(self.run.folder)
+            self.saved = checkpoint.state
+            self.made += 1
+            self.summarise(checkpoint.state, "running")
+            best = checkpoints.of_step(self.folder, checkpoint.state.best_step)
+            checkpoints.prune(self.folder, {checkpoint.name, self._before, best})
+            self._before = checkpoint.name
 
     def summarise(self, state: State, status: str) -> records.Summary:
         """Write `summary.json`. Outside the saver's thread, only while nothing is under way."""
