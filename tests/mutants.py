@@ -46,10 +46,11 @@ CHECKPOINTS, LOCAL, LOCK, LAYERS = "job/runs/checkpoints.py", "job/storage/local
 LABELS, FOLDERS, SPLIT_WORDS, DIVISION = "job/data/labels.py", "job/data/folders.py", "job/data/splits.py", "job/data/division.py"
 ZIP_NAMES, NAMES, WALK = "job/data/sources/zip_names.py", "job/data/sources/names.py", "job/data/sources/walk.py"
 METRICS = "job/metrics.py"
+WATCHDOG, NOTICE, STARTS, SECOND = "job/training/watchdog.py", "job/machine/notice.py", "job/runs/starts.py", "job/training/resume.py"
 
 GOLDEN, REFERENCES = "tests/test_golden.py", "tests/test_references.py"
 STEPS, RESUME, TRAIN, STORAGE = "tests/test_step.py", "tests/test_resume.py", "tests/test_train.py", "tests/test_storage.py"
-SAVES = "tests/test_saver.py"
+SAVES, GOING, DAMAGE = "tests/test_saver.py", "tests/test_going.py", "tests/test_damage.py"
 OPTIMIZER_TESTS, AUGMENT_TESTS = "tests/test_optimizers.py", "tests/test_augment.py"
 CLASSIC = f"{GOLDEN}::test_thirty_steps_are_those_written_down[classic]"
 SCALE = f"{REFERENCES}::test_float16s_scale_doubles_after_so_many_finite_steps_and_halves_on_overflow"
@@ -96,6 +97,16 @@ MUTANTS = (
     Mutant("a save in the way is waited for", SAVER, "self._writing is None or self._writing.done()", "True", f"{SAVES}::test_training_goes_on_while_a_save_is_written_and_the_next_is_skipped"),
     Mutant("the state is not copied", SAVER, "Checkpoint(self.run.step.arrays(), replace(state)", "Checkpoint(self.run.step.arrays(), state", f"{SAVES}::test_a_save_that_must_not_be_skipped_waits_and_holds_the_state_as_it_was"),
     Mutant("a fault of the saver's thread is lost", SAVER, "self._writing.done():\n            self._writing.result()", "self._writing.done():\n            pass", f"{SAVES}::test_a_fault_in_the_thread_reaches_training"),
+    Mutant("a save does not wait for the one before", SAVER, "        self.wait()\n        if state", "        if state", f"{SAVES}::test_a_save_that_must_not_be_skipped_waits_and_holds_the_state_as_it_was"),
+    Mutant("a stop does not abandon validation", LOOP, "        self.stop.check()\n", "", f"{GOING}::test_a_stop_abandons_validation_and_the_next_start_begins_with_it"),
+    Mutant("a hang is let be", WATCHDOG, "if now > work.until:", "if False:", f"{GOING}::test_work_that_hangs_ends_the_process_and_names_itself"),
+    Mutant("the grace never ends", WATCHDOG, "now > self._stop.deadline(self._grace)", "False", f"{GOING}::test_a_stop_that_outlasts_its_grace_ends_the_process"),
+    Mutant("what compiles has no more time", WATCHDOG, "max(self._limit, COMPILING)", "self._limit", f"{GOING}::test_what_has_ended_or_compiles_or_is_not_timed_may_take_longer"),
+    Mutant("starts are not counted", STARTS, "if count >= MOST:", "if False:", f"{GOING}::test_starts_without_a_new_checkpoint_are_counted_until_one_is_refused"),
+    Mutant("a start is refused for ever", STARTS, "        clear(folder)\n", "", f"{GOING}::test_starts_without_a_new_checkpoint_are_counted_until_one_is_refused"),
+    Mutant("an edited configuration is taken", SECOND, "if stored.get(name, trained) != trained:", "if False:", f"{DAMAGE}::test_a_configuration_that_was_edited_names_what_to_set_back"),
+    Mutant("no checkpoint left is a fresh start", SECOND, "if before is not None and before.steps:", "if False:", f"{DAMAGE}::test_what_cannot_be_mended_is_2_in_one_line_and_no_fresh_start"),
+    Mutant("a notice is not heard", NOTICE, "            stop.set()\n", "", "tests/test_notice.py::test_a_notice_is_a_stop"),
     Mutant("a flip never happens", AUGMENT, "(random[4] < flip)", "(random[4] < 0.0)", AUGMENT_TESTS),
     Mutant("MixUp mixes no labels", AUGMENT, "share * labels + (1 - share) * tf.roll(labels, -1, axis=0)", "labels", AUGMENT_TESTS),
     Mutant("rotation in degrees taken for radians", AUGMENT, "math.radians(options.rotate)", "options.rotate", AUGMENT_TESTS),

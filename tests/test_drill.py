@@ -30,7 +30,7 @@ from job.runs import checkpoints, records
 from job.shutdown import Stop
 from job.storage.opening import open_bucket
 from tests import drilling
-from tests.stores.fixtures import Proxied, Store, proxied
+from tests.stores.fixtures import Store, proxied
 
 FAKE = "import runpy; runpy.run_module('tests.drilling', run_name='__main__')"
 
@@ -287,11 +287,7 @@ def test_500_faults_on_the_way_to_a_bucket(
 ) -> None:
     with proxied(request.getfixturevalue(kind)) as store:
         store.use(monkeypatch)
-        _chaos(store, 500)
-        drill(store.url, kills=4)
+        store.proxy.faults.chaos(seed=1, probability=0.4, total=500)
+        drill(store.url, kills=12)
         assert store.proxy.faults.counts()["chaos_left"] == 0
-    assert "equal to the last bit after 4 kills" in capsys.readouterr().out
-
-
-def _chaos(store: Proxied, total: int) -> None:
-    store.proxy.faults.chaos(seed=1, probability=0.3, total=total)
+    assert "equal to the last bit after 12 kills" in capsys.readouterr().out

@@ -126,7 +126,8 @@ def spoil(world: World, machine: Path) -> None:
     """What may become of a cache while nobody uses it."""
     kind = world.chance.choice(("nothing", "nothing", "nothing", "all", "copy", "table", "some", "checkpoint"))
     for copy in machine.glob("runs/*/copy"):
-        files = [path for path in copy.rglob("*") if path.is_file()]
+        there = world.bucket.content()
+        sent = [copy / name for name, content in there.items() if (copy / name).is_file() and (copy / name).read_bytes() == content]
         match kind:
             case "all":
                 shutil.rmtree(copy.parent)
@@ -135,7 +136,7 @@ def spoil(world: World, machine: Path) -> None:
             case "table":
                 (copy.parent / "sent.json").unlink(missing_ok=True)
             case "some":
-                for path in world.chance.sample(files, len(files) // 3):
+                for path in world.chance.sample(sent, len(sent) // 3):
                     path.unlink()
             case "checkpoint":
                 for path in copy.glob("checkpoints/step-*"):

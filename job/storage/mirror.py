@@ -20,13 +20,14 @@ from job.console import console
 from job.errors import JobError, MachineError
 from job.storage import local, parallel
 from job.storage.bucket import Bucket, Conflict, Stat
-from job.storage.lease import TRIES, Lease
+from job.storage.lease import Lease
 from job.storage.lock import InUse
 from job.storage.sent import Mark, Sent, mark_of
 
 MINUTE = 60.0  # seconds between two sendings of a file that grows, or can be made anew
 SECOND = 1.0  # between two of any file: Google Cloud Storage takes no more
 UPLOADS = 4  # at once
+TRIES = 5  # to write an object that others write too
 WHOLE = 4 << 20  # bytes up to which a file is read before it is sent
 GLANCE = 0.05  # before a pass that found files gone which it was about to send
 WAITS = (1.0, 2.0, 5.0, 10.0, 15.0)  # seconds after a pass that failed
@@ -43,9 +44,9 @@ def rank(name: str) -> int:
     return _RANKS.get(name.rpartition("/")[2], 0)
 
 
-def _age(checkpoint: str) -> list[str]:
-    """What the newest has most of: the fence in its name, then the step."""
-    return checkpoint.rsplit("-", 2)[::-1]
+def _age(checkpoint: str) -> list[tuple[int, str]]:
+    """What the newest has most of: the fence in its name, then the step; as numbers, which have zeros before them."""
+    return [(len(part), part) for part in reversed(checkpoint.rsplit("-", 2))]
 
 
 def _is_slow(name: str) -> bool:
