@@ -20,18 +20,17 @@ COPY pyproject.toml README.md LICENSE /src/
 COPY job /src/job
 COPY tuning /src/tuning
 COPY twofold /src/twofold
-RUN python3 -m pip --python /opt/twofold/bin/python wheel --no-deps --no-build-isolation --no-index --wheel-dir /dist /src
+RUN python3 -m pip --python /opt/twofold/bin/python install --no-cache-dir --no-compile --no-deps --no-build-isolation --no-index \
+        --root /installed /src \
+    && /opt/twofold/bin/python -m compileall -q -f --invalidation-mode unchecked-hash -s /installed /installed
 
 FROM ${BASE_IMAGE}
 RUN python3 -m compileall -q -f -j 0 --invalidation-mode unchecked-hash -x '(site|dist)-packages|/tests?/' \
     "$(python3 -c 'import sysconfig; print(sysconfig.get_path("stdlib"))')"
 COPY --from=dependencies /opt/twofold /opt/twofold
-RUN --mount=type=bind,from=project,source=/dist,target=/dist \
-    python3 -m pip --python /opt/twofold/bin/python install --no-cache-dir --no-compile --no-deps --no-index /dist/*.whl \
-    && /opt/twofold/bin/python -m compileall -q -f --invalidation-mode unchecked-hash \
-        /opt/twofold/lib/python3*/site-packages/job /opt/twofold/lib/python3*/site-packages/tuning \
-        /opt/twofold/lib/python3*/site-packages/twofold \
-    && install -d -o 10001 -g 10001 /twofold
+RUN install -d -o 10001 -g 10001 /twofold
+# Copied, not mounted: buildah does not look into a mount, and would keep an old program in its cache.
+COPY --from=project /installed/opt/twofold /opt/twofold
 
 # Keras, matplotlib and Ray write into their user's home: /tmp is the only folder that is theirs. The cache is worth keeping: it goes
 # to where work is mounted.

@@ -25,7 +25,7 @@ smoke: setup
 	@$(BIN)/twofold smoke
 
 test: setup
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n 2
 
 test-slow: setup
 	@$(BIN)/python -m pytest -m slow

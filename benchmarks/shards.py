@@ -130,21 +130,23 @@ def _draw(folder: Path, count: int, total: int) -> list[manifest.Shard]:
 def _served(folder: Path, latency: float, rate: float) -> Iterator[str]:
     """The data set in a store; what is given is the endpoint of the slow line to it."""
     with ExitStack() as stack:
-        store = stack.enter_context(_program("tests.stores.fake_gcs"))
+        store = stack.enter_context(_program("tests.stores.fake_gcs", folder=folder.parent))
         body = json.dumps(dict(name="benchmark", access="user")).encode()
         urllib.request.urlopen(urllib.request.Request(f"{store}/storage/v1/b", body, {"Content-Type": "application/json"})).close()
         os.environ["STORAGE_EMULATOR_HOST"] = store
         bucket = open_bucket(ADDRESS)
         with ThreadPoolExecutor(4) as pool:
             list(pool.map(lambda path: bucket.put(path.name, path), folder.iterdir()))
-        proxy = stack.enter_context(_program("tests.stores.proxy", "--to", store))
+        proxy = stack.enter_context(_program("tests.stores.proxy", "--to", store, folder=folder.parent))
         control(proxy, "set", latency_ms=latency, bytes_per_second=rate)
         yield proxy
 
 
 @contextmanager
-def _program(module: str, *options: str) -> Iterator[str]:
-    with subprocess.Popen([sys.executable, "-m", module, *options], cwd=HERE, stdout=subprocess.PIPE, text=True) as process:
+def _program(module: str, *options: str, folder: Path) -> Iterator[str]:
+    """A program that keeps its files in a folder, and the endpoint that it prints."""
+    command, environment = [sys.executable, "-m", module, *options], os.environ | {"TMPDIR": str(folder)}
+    with subprocess.Popen(command, cwd=HERE, env=environment, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         try:
             yield process.stdout.readline().strip()

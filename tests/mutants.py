@@ -97,7 +97,7 @@ MUTANTS = (
     Mutant("a save in the way is waited for", SAVER, "self._writing is None or self._writing.done()", "True", f"{SAVES}::test_training_goes_on_while_a_save_is_written_and_the_next_is_skipped"),
     Mutant("the state is not copied", SAVER, "Checkpoint(self.run.step.arrays(), replace(state)", "Checkpoint(self.run.step.arrays(), state", f"{SAVES}::test_a_save_that_must_not_be_skipped_waits_and_holds_the_state_as_it_was"),
     Mutant("a fault of the saver's thread is lost", SAVER, "self._writing.done():\n            self._writing.result()", "self._writing.done():\n            pass", f"{SAVES}::test_a_fault_in_the_thread_reaches_training"),
-    Mutant("a save does not wait for the one before", SAVER, "        self.wait()\n        checkpoint", "        checkpoint", f"{SAVES}::test_a_save_that_must_not_be_skipped_waits_and_holds_the_state_as_it_was"),
+    Mutant("a save does not wait for the one before", SAVER, "        self.wait()\n        if state", "        if state", f"{SAVES}::test_a_save_that_must_not_be_skipped_waits_and_holds_the_state_as_it_was"),
     Mutant("a stop does not abandon validation", LOOP, "        self.stop.check()\n", "", f"{GOING}::test_a_stop_abandons_validation_and_the_next_start_begins_with_it"),
     Mutant("a hang is let be", WATCHDOG, "if now > work.until:", "if False:", f"{GOING}::test_work_that_hangs_ends_the_process_and_names_itself"),
     Mutant("the grace never ends", WATCHDOG, "now > self._stop.deadline(self._grace)", "False", f"{GOING}::test_a_stop_that_outlasts_its_grace_ends_the_process"),

@@ -210,12 +210,12 @@ def test_what_an_earlier_start_has_sent_is_not_sent_again(tmp_path: Path) -> Non
             (root / f"train-{number}.tfrecord").write_bytes(random.Random(number).randbytes(10_000))
         soon(mirror)
         mirror.lease.release()
-    (tmp_path / "other").mkdir()
     root = tmp_path / "other" / "copy"
+    root.mkdir(parents=True)
+    for number in range(6):
+        (root / f"train-{number}.tfrecord").write_bytes(random.Random(number).randbytes(10_000))
     before = len(bucket.calls)
     with mirrored(bucket, root) as mirror:
-        for number in range(6):
-            (root / f"train-{number}.tfrecord").write_bytes(random.Random(number).randbytes(10_000))
         soon(mirror)
         sent = [name for call, name, _ in bucket.calls[before:] if call in ("put", "replace") and name != lease.NAME]
         assert sent == ["train-5.tfrecord"]

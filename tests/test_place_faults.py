@@ -18,7 +18,7 @@ from job.config.schema import Cache
 from job.errors import MachineError, Unsent, UserError
 from job.runs import checkpoints, place, reading
 from job.shutdown import Stop
-from job.storage import lease, local, mirror
+from job.storage import lease, local, lock, mirror
 from job.storage.bucket import Conflict
 from job.storage.lock import InUse
 from job.storage.retrying import Retrying
@@ -203,7 +203,7 @@ def test_a_store_that_refuses_for_ever_is_not_asked_for_ever(bucket: MemoryBucke
     where = ends.__enter__()
     bucket.fault = refuse
     save(where.path, 1, [])
-    where.settle(0.3)
+    where.settle(0.3 if call == "put" else 30)
     save(where.path, 2, [1] if call == "put" else [])
     where.settle(0.3)
     stop.set()
@@ -243,6 +243,21 @@ def test_the_lease_is_renewed_while_a_long_copy_is_fetched(bucket: MemoryBucket,
         assert steps(where.path) == [1]
         other.join()
     assert [type(found) for found in outcome] == [InUse]
+
+
+@pytest.mark.parametrize("kind", ["a file", "another user's"])
+def test_a_cache_that_cannot_be_used_is_named(bucket: MemoryBucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    if kind == "a file":
+        (tmp_path / "runs").write_text("")
+    else:
+        monkeypatch.setattr(
+            lock, "only_writer", lambda folder: (_ for _ in ()).throw(PermissionError(13, "Permission denied", str(folder)))
+        )
+    with pytest.raises(MachineError) as raised, opened(tmp_path):
+        pass
+    assert str(raised.value).startswith(f"{tmp_path}: cannot be used as a cache (")
+    assert str(raised.value).endswith("; name another folder with --cache")
+    assert bucket.calls == []
 
 
 def test_a_thread_that_meets_what_nobody_thought_of_goes_on(bucket: MemoryBucket, tmp_path: Path) -> None:

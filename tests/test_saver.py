@@ -135,6 +135,14 @@ def test_a_save_that_must_not_be_skipped_waits_and_holds_the_state_as_it_was(mak
     assert saver.waited > 0
 
 
+def test_a_step_is_saved_once_by_a_start(make: Make) -> None:
+    """A stop may come after a save and before the next step, while its images are waited for."""
+    saver = make(3, 2, Name(3, 1))
+    _save(saver, 3, 3, 4, 4)
+    assert _names(saver) == [(4, 2), (3, 2)]
+    assert saver.made == 2
+
+
 def test_intervals_are_of_time_of_steps_or_none(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     now = [1000.0]
     monkeypatch.setattr("time.monotonic", lambda: now[0])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import suppress
 from pathlib import Path
 
@@ -14,7 +15,7 @@ TABLE, COPY = "sent.json", "copy"
 
 def evict(folder: Path, bound: int, keep: Path) -> None:
     """Delete copies until all take no more than `bound` bytes, or those left are in use, unsent, or `keep`."""
-    sizes = {home: sum(path.stat().st_size for path in home.rglob("*") if path.is_file()) for home in folder.iterdir() if home.is_dir()}
+    sizes = {home: _size(home) for home in folder.iterdir() if home.is_dir()}
     total = sum(sizes.values())
     for home in sorted(sizes, key=_used):
         if total <= bound:
@@ -26,6 +27,16 @@ def evict(folder: Path, bound: int, keep: Path) -> None:
                 local.remove_tree(home)
                 total -= sizes[home]
                 console.log(f"the local copy in {home} ({local.size(sizes[home])}) made room: all of it is in its bucket")
+
+
+def _size(home: Path) -> int:
+    """Bytes of its files; a process that uses it may delete some of them meanwhile."""
+    total = 0
+    for place, _, files in os.walk(home):
+        for name in files:
+            with suppress(FileNotFoundError):
+                total += os.stat(os.path.join(place, name)).st_size
+    return total
 
 
 def _used(home: Path) -> int:

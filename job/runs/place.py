@@ -18,7 +18,7 @@ from uuid import uuid4
 
 from job import addresses
 from job.console import console, counted
-from job.errors import JobError, Unsent, UserError
+from job.errors import JobError, MachineError, Unsent, UserError
 from job.runs import copies
 from job.shutdown import Stop
 from job.storage import lease, local, lock, parallel
@@ -79,10 +79,14 @@ def opened(text: str, cache: Path, stop: Stop, grace: float, life: float | None 
     bucket = open_bucket(text, stop)
     home = cache / "runs" / hashlib.sha256(bucket.address.encode()).hexdigest()[:16]
     copy = home / copies.COPY
-    local.make_folder(copy)
     with ExitStack() as held:
-        with addresses.standing_for(str(home), bucket.address):
-            held.enter_context(lock.only_writer(home))
+        try:
+            copy.mkdir(parents=True, exist_ok=True)
+            with addresses.standing_for(str(home), bucket.address):
+                held.enter_context(lock.only_writer(home))
+        except OSError as error:
+            reason = error.strerror or type(error).__name__
+            raise MachineError(str(cache), f"cannot be used as a cache ({reason})", "name another folder with --cache") from None
         if bound is not None:
             copies.evict(home.parent, bound, home)
         with addresses.standing_for(str(copy), bucket.address):

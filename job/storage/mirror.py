@@ -44,9 +44,9 @@ def rank(name: str) -> int:
     return _RANKS.get(name.rpartition("/")[2], 0)
 
 
-def _age(checkpoint: str) -> list[str]:
-    """What the newest has most of: the fence in its name, then the step."""
-    return checkpoint.rsplit("-", 2)[::-1]
+def _age(checkpoint: str) -> list[tuple[int, str]]:
+    """What the newest has most of: the fence in its name, then the step; as numbers, which have zeros before them."""
+    return [(len(part), part) for part in reversed(checkpoint.rsplit("-", 2))]
 
 
 def _is_slow(name: str) -> bool:

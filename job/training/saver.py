@@ -41,6 +41,7 @@ class Saver:
         self._interval = lengths.interval(run.config.run.save_every, "--save-every")
         self._due = (time.monotonic(), state.step)  # when a save was last due
         self._before = before
+        self._asked: int | None = None  # the step that was saved last
         self._pool = ThreadPoolExecutor(1, "saver")
         self._writing: Future[None] | None = None
 
@@ -57,9 +58,15 @@ class Saver:
         return False
 
     def save(self, state: State) -> None:
-        """Copy the variables and the state, and have them written; what is under way is waited for."""
+        """Copy the variables and the state, and have them written; what is under way is waited for.
+
+        A step that this start has saved already is not saved again: a stop may come before the next one is taken.
+        """
         began = time.monotonic()
         self.wait()
+        if state.step == self._asked:
+            return
+        self._asked = state.step
         checkpoint = Checkpoint(self.run.step.arrays(), replace(state), self.fence, self._settings)
         self._writing = self._pool.submit(self._write, checkpoint)
         now = time.monotonic()

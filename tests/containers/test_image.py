@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +13,8 @@ from job import __version__
 from tests.containers.podman import image, python
 
 pytestmark = pytest.mark.containers
+
+ROOT = Path(__file__).resolve().parents[2]
 
 INSTALLED = """
 import importlib.metadata as m, json
@@ -34,6 +38,12 @@ for source in pathlib.Path(sysconfig.get_path("purelib")).rglob("*.py"):
         without.append(str(source))
 print(json.dumps(without))
 """
+PROGRAM = """
+import hashlib, json, pathlib, sysconfig
+top = pathlib.Path(sysconfig.get_path("purelib"))
+files = [file for name in ("job", "tuning", "twofold") for file in (top / name).rglob("*") if file.suffix != ".pyc" and file.is_file()]
+print(json.dumps({str(file.relative_to(top)): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}))
+"""
 WRITABLE = """
 import json, os
 print(json.dumps([d for d, _, _ in os.walk("/") if not d.startswith(("/proc", "/sys", "/dev")) and os.access(d, os.W_OK)]))
@@ -56,6 +66,13 @@ def test_it_says_what_it_is() -> None:
     assert labels["licenses"] == "Apache-2.0"
     assert labels["version"] == __version__
     assert {"description", "revision"} <= labels.keys()
+
+
+def test_the_program_in_it_is_the_one_here() -> None:
+    """A builder that kept an old layer would have all tests of the image pass on yesterday's program."""
+    found: dict[str, str] = python(PROGRAM)
+    here = [file for name in ("job", "tuning", "twofold") for file in (ROOT / name).rglob("*") if file.suffix != ".pyc" and file.is_file()]
+    assert found == {str(file.relative_to(ROOT)): hashlib.sha256(file.read_bytes()).hexdigest() for file in here}
 
 
 def test_its_environment_sends_what_is_written_to_tmp_and_the_cache_to_the_work_and_finds_the_driver() -> None:
