@@ -8,7 +8,7 @@ import shutil
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +112,15 @@ def test_it_works_in_any_thread(drawn: Path, tmp_path: Path) -> None:
     assert not console.json
 
 
+@pytest.fixture
+def _heard() -> Iterator[None]:
+    """Python hears Ctrl-C, also where the tests were started in the background, which ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("_heard")
 def test_ctrl_c_in_a_notebook_waits_until_all_is_saved(monkeypatch: pytest.MonkeyPatch) -> None:
     saved = []
 
@@ -128,6 +137,7 @@ def test_ctrl_c_in_a_notebook_waits_until_all_is_saved(monkeypatch: pytest.Monke
     assert saved == [True]
 
 
+@pytest.mark.usefixtures("_heard")
 def test_what_fails_while_it_saves_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(request: Request, stop: Stop) -> None:
         os.kill(os.getpid(), signal.SIGINT)
