@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 
 import job.train
+from job.config.options import build as build_config
+from job.config.schema import Config
 from job.errors import UserError
 from job.runs import checkpoints, place, records, starts
 from job.shutdown import Stop
@@ -21,7 +23,7 @@ from job.storage import lease, mirror
 from job.storage.opening import open_bucket
 from job.storage.retrying import Retrying
 from job.training.runlog import RunLog
-from tests.conftest import small
+from tests.conftest import SMALL
 from tests.memory_bucket import MemoryBucket
 from tests.mirroring import contents
 from tests.stores.fixtures import Store
@@ -94,7 +96,7 @@ def damage(bucket: MemoryBucket, name: str, kind: str) -> None:
         bucket.objects[name] = (damaged, f"{version} damaged", "")
 
 
-def begin(cache: Path, shards: Path, monkeypatch: pytest.MonkeyPatch, **changes: Any) -> str:
+def begin(cache: Path, shards: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """`train` up to where the network would be built; returns the checkpoint that it goes on from."""
     found: list[Any] = []
     newest = checkpoints.newest
@@ -108,7 +110,7 @@ def begin(cache: Path, shards: Path, monkeypatch: pytest.MonkeyPatch, **changes:
 
     monkeypatch.setattr(job.train, "build", build)
     stop = Stop()
-    config = small(shards, Path("unused"), out=ADDRESS, **changes)
+    config = build_config(Config, {**SMALL, "data": str(shards), "out": ADDRESS})
     try:
         with place.opened(ADDRESS, cache, stop, 5, LIFE) as where:
             job.train.train(config, given=set(), stop=stop, where=where)
@@ -194,7 +196,7 @@ def test_a_run_goes_on_from_the_checkpoint_before_and_ends_as_if_nothing_were_da
     damage(bucket, f"{newest}/state.npz", "cut in half")
     stop = Stop()
     with place.opened(ADDRESS, tmp_path, stop, 5, LIFE) as where:
-        summary = job.train.train(small(shards, Path("unused"), out=ADDRESS), given=set(), stop=stop, where=where)
+        summary = job.train.train(build_config(Config, {**SMALL, "data": str(shards), "out": ADDRESS}), given=set(), stop=stop, where=where)
     was = records.read_summary(run)
     assert was is not None
     assert (summary.status, summary.steps, summary.validation) == ("done", was.steps, was.validation)

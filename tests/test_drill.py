@@ -43,8 +43,9 @@ def drill(out: Path | str = "", **options: object) -> None:
 
 
 @pytest.mark.parametrize("in_bucket", [False, True])
-def test_half_of_the_kills_are_by_sigkill_and_half_of_the_starts_on_a_fresh_machine(in_bucket: bool) -> None:
-    found = plan(24, 600, 1, in_bucket)
+@pytest.mark.parametrize("seed", range(6))
+def test_half_of_the_kills_are_by_sigkill_and_half_of_the_starts_on_a_fresh_machine(in_bucket: bool, seed: int) -> None:
+    found = plan(24, 600, seed, in_bucket)
     assert Counter(kill.signal for kill in found) == {signal.SIGKILL: 12, signal.SIGTERM: 12}
     assert sum(kill.fresh for kill in found) == (12 if in_bucket else 0)
     counts = Counter(kill.point for kill in found)
@@ -52,7 +53,7 @@ def test_half_of_the_kills_are_by_sigkill_and_half_of_the_starts_on_a_fresh_mach
     assert min(counts[point] for point in counts if point != kills.END) >= 3
     steps = [kill.step for kill in found]
     assert steps == sorted(steps)
-    assert (found[-1].point, steps[-1]) == (kills.END, 600)
+    assert (found[-1].point, found[-1].signal, steps[-1]) == (kills.END, signal.SIGKILL, 600)
     assert len({kill.share for kill in found}) == 24
 
 
@@ -287,7 +288,7 @@ def test_500_faults_on_the_way_to_a_bucket(
 ) -> None:
     with proxied(request.getfixturevalue(kind)) as store:
         store.use(monkeypatch)
-        store.proxy.faults.chaos(seed=1, probability=0.4, total=500)
+        store.proxy.faults.chaos(seed=1, probability=0.5, total=500)
         drill(store.url, kills=12)
         assert store.proxy.faults.counts()["chaos_left"] == 0
     assert "equal to the last bit after 12 kills" in capsys.readouterr().out

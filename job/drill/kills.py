@@ -56,10 +56,12 @@ def plan(count: int, steps: int, seed: int, in_bucket: bool) -> list[Kill]:
         return found
 
     points = dealt(SAVE, RESTORE, SWEEP, BETWEEN, *([UPLOAD] if in_bucket else []))
+    signals = dealt(signal.SIGKILL, signal.SIGTERM)
     if count >= len(POINTS):
-        points[-1] = END
+        points[-1], at = END, signals.index(signal.SIGKILL)  # after its last step a job heeds no SIGTERM: it ends
+        signals[at], signals[-1] = signals[-1], signals[at]
     found = []
-    for number, (kind, point, fresh) in enumerate(zip(dealt(signal.SIGKILL, signal.SIGTERM), points, dealt(True, False), strict=True)):
+    for number, (kind, point, fresh) in enumerate(zip(signals, points, dealt(True, False), strict=True)):
         step = steps if point == END else round(0.9 * steps * (number + dice.random()) / count)
         found.append(Kill(kind, point, step, dice.random(), fresh and in_bucket))
     return found
