@@ -115,7 +115,7 @@ def test_a_drip_ends(place: Proxied, bucket: Bucket, tmp_path: Path, monkeypatch
     version = bucket.put("a", CONTENT)
     monkeypatch.setattr(transfer, "WINDOW", 0.3)
     monkeypatch.setattr(transfer, "SLOWEST", 1_000_000_000)
-    monkeypatch.setitem(CALLS, "put", lambda bucket, path, version: bucket.put("new", CONTENT * 8))  # more than sockets hold
+    monkeypatch.setitem(CALLS, "put", lambda bucket, path, version: bucket.put("new", CONTENT * 64))  # more than sockets hold
     place.proxy.limit(2_000_000)
     assert str(failed(partial(CALLS[call], bucket, tmp_path, version))) == "less than 1000000000 bytes a second"
     place.proxy.limit(0)
