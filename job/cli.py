@@ -66,21 +66,22 @@ def _predict(request: Request, stop: Stop) -> None:
 COMMANDS = {
     "prepare": Command(
         PrepareConfig,
-        (("source", "*", "folder, zip, tar, CSV, kaggle:owner/dataset, kaggle:competition/NAME or https://...#sha256=..."),),
+        (("source", "*", "folder, zip, tar, CSV, gs://..., s3://..., kaggle:owner/dataset, kaggle:competition/NAME or https://...#sha256=..."),),
         "turn images into TFRecord shards with a manifest", commands.prepare, resumes=True,
     ),
     "train": Command(Config, (), "train, validate, and write the run folder; rerun to resume", _train, resumes=True),
     "sweep": Command(SweepConfig, (), "search hyperparameters: many runs of the same job", commands.sweep, resumes=True),
     "evaluate": Command(
-        EvaluateConfig, (("run", "1", "run folder"),), "metrics of a run, and its most confident mistakes", _evaluate,
+        EvaluateConfig, (("run", "1", "run folder, gs://... or s3://..."),), "metrics of a run, and its most confident mistakes", _evaluate,
         stdout_is_result=True,
     ),
     "predict": Command(
-        PredictConfig, (("run", "1", "run folder"), ("path", "*", "images, folders or archives")),
+        PredictConfig,
+        (("run", "1", "run folder, gs://... or s3://..."), ("path", "*", "images, folders or archives; gs://..., s3://... or https://...")),
         "file, class and probability for images", _predict, stdout_is_result=True,
     ),
     "visualize": Command(
-        VisualizeConfig, (("run", "1", "run folder"), ("image", "1", "an image")),
+        VisualizeConfig, (("run", "1", "run folder, gs://... or s3://..."), ("image", "1", "an image; gs://..., s3://... or https://...")),
         "plot the network's filters and feature maps for an image", commands.visualize, stdout_is_result=True,
     ),
     "smoke": Command(SmokeConfig, (), "test the whole job on one CPU core in under a minute, on generated images", commands.smoke),

@@ -5,8 +5,9 @@ Nothing heavy is imported before a command runs.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,14 +32,14 @@ NO_DATA = """no --data given; any of these will do, and is prepared on the way:
 
 def prepare(request: Request, stop: Stop) -> Manifest | None:
     """Images become shards; None for a dry run, which makes none."""
-    from job.prepare import check, keep, look, prepare
+    from job.prepare import check, keep, look, prepare, require_own
 
     sources, config = request.positional["source"], request.config
     if config.run.dry_run:
         look(sources, config, stop)
         return None
     check(sources, config)
-    with _opened(config, stop) as where, _no_empty_folder(where.path):
+    with _opened(config, stop, partial(require_own, where=config.output.out)) as where, _no_empty_folder(where.path):
         made = prepare(sources, config, stop, where=where)
     if where.mirror is not None:
         keep(made, where, config.feed)
@@ -49,25 +50,28 @@ def train(request: Request, stop: Stop) -> Summary:
     """Prepare what is a source, then train."""
     from job.runs import records
     from job.training.resume import require_configuration
-    from tuning.state import NAME as SWEEP
 
     config: Config = request.config
     if not config.output.out:
         raise UserError("--out", "no run folder given", "add --out RUN") if config.source.data else UserError("train", NO_DATA, "")
-    with _opened(config, stop) as where:
+    with _opened(config, stop, partial(_require_run, where=config.output.out)) as where:
         require_configuration(where.path)
         if not config.source.data and not (where.path / records.CONFIG).exists():
             raise UserError("train", NO_DATA, "")
-        if (where.path / SWEEP).exists():
-            raise UserError(config.output.out, "is the folder of a sweep", "name another --out for the run")
-        if where.path.is_dir() and not (where.path / records.CONFIG).exists():
-            own = (records.DATA, records.LOG, "lost+found")
-            others = sorted(path.name for path in where.path.iterdir() if not path.name.startswith(".") and path.name not in own)
-            if others:
-                raise UserError(
-                    config.output.out, f"is not a run folder, and holds other files, such as {others[0]}", "name a new folder with --out"
-                )
         return _train(request, where, stop)
+
+
+def _require_run(names: Collection[str], where: str) -> None:
+    """Refuse the folder of a sweep, or of other things."""
+    from job.runs import records
+    from tuning.state import NAME as SWEEP
+
+    if SWEEP in names:
+        raise UserError(where, "is the folder of a sweep", "name another --out for the run")
+    own = (records.DATA, records.LOG, "lost+found")
+    others = sorted(name for name in names if not name.startswith(".") and name not in own)
+    if others and not {records.CONFIG, records.CHECKPOINTS} & {*names}:
+        raise UserError(where, f"is not a run folder, and holds other files, such as {others[0]}", "name a new folder with --out")
 
 
 def _train(request: Request, where: Place, stop: Stop) -> Summary:
@@ -99,14 +103,20 @@ def sweep(request: Request, stop: Stop) -> list[dict[str, Any]]:
 
     _note(effects.check(request, config))
     check(config, request.fixed)
-    with _opened(config, stop) as where, _no_empty_folder(where.path):
-        if (where.path / records.CONFIG).exists():
-            raise UserError(config.output.out, "is the folder of a run", "name another --out for the sweep")
+    with _opened(config, stop, partial(_require_sweep, where=config.output.out)) as where, _no_empty_folder(where.path):
         data = _shards(request, config, where.path, stop)
         if where.mirror is not None and data == str(where.path / records.DATA):  # trials find it there on any machine
             where.settle()
             data = f"{where.address}/{records.DATA}"
         return report.rows(sweep(replace(config, data=data), request.fixed, stop, where))
+
+
+def _require_sweep(names: Collection[str], where: str) -> None:
+    """Refuse the folder of a run."""
+    from job.runs.records import CONFIG
+
+    if CONFIG in names:
+        raise UserError(where, "is the folder of a run", "name another --out for the sweep")
 
 
 def evaluate(request: Request, stop: Stop) -> dict[str, Any]:
@@ -139,7 +149,7 @@ def visualize(request: Request, stop: Stop) -> None:
     from job.visualize import visualize
 
     with _read(request, stop) as run:
-        visualize(run, request.positional["image"], request.config.output.out)
+        visualize(run, request.positional["image"], request.config.output.out, stop)
 
 
 def smoke(request: Request, stop: Stop) -> None:
@@ -156,14 +166,15 @@ def drill(request: Request, stop: Stop) -> None:
     drill(request.config, stop)
 
 
-def _opened(config: Config | PrepareConfig, stop: Stop) -> AbstractContextManager[Place]:
-    """The folder that a command writes in."""
+def _opened(config: Config | PrepareConfig, stop: Stop, accept: Callable[[set[str]], None]) -> AbstractContextManager[Place]:
+    """The folder that a command writes in; `accept` is given the names in it, and refuses by raising."""
     from job.config.resolve import bytes_of
     from job.runs import place
     from job.storage.cache import default_folder
 
     grace = lengths.seconds(config.run.grace, "--grace") if isinstance(config, Config) else GRACE
-    return place.opened(config.output.out, default_folder(config.feed.cache), stop, grace, bound=bytes_of(config.feed.cache_size))
+    cache, bound = default_folder(config.feed.cache), bytes_of(config.feed.cache_size)
+    return place.opened(config.output.out, cache, stop, grace, bound=bound, accept=accept)
 
 
 def _read(request: Request, stop: Stop, *more: str) -> AbstractContextManager[Path]:

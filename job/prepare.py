@@ -13,7 +13,7 @@ import os
 import re
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -72,17 +72,21 @@ def prepare(
     stop = Stop() if stop is None else stop
     settings = _settings(sources, config.prepare, config.reading, stop)
     places: list[Location] = [folder] if where is None or where.mirror is None else [locate(where.address, config.feed, stop), folder]
-    for place in places:
-        if manifest.exists(place):
-            return _finished(place, settings)
+    if (there := next(filter(manifest.exists, places), None)) is not None:
+        try:
+            return _finished(there, settings)
+        except manifest.Incomplete as error:
+            console.log(f"warning: {str(error).partition(';')[0]}; preparing it again")
     for text, held in zip(sources, settings["contents"], strict=True):
         if not held and not is_downloaded(text):
             open_source(text, folder, stop)  # words the error, before a folder is made
     local.make_folder(folder)
     with lock.only_writer(folder, _waiting(folder, stop) if wait else None):
-        if manifest.exists(folder):  # another process was quicker
-            return _finished(folder, settings)
-        _require_own(folder)
+        if manifest.exists(folder):
+            with suppress(manifest.Incomplete):
+                return _finished(folder, settings)  # another process was quicker
+            (folder / manifest.NAME).unlink()
+        require_own([path.name for path in folder.iterdir()], str(folder))
         _clear(folder)
         work = folder / ".work"
         local.make_folder(work)
@@ -204,11 +208,16 @@ def _say(found: Survey, options: Prepare) -> None:
 
 
 def _names(sources: Sequence[str]) -> list[str]:
-    return [identity(text) if is_remote(text) else str(Path(text).absolute()) for text in map(canonical, sources)]
+    return [identity(text) if is_remote(text) else os.path.abspath(text) for text in map(canonical, sources)]
+
+
+def _kept(sources: Sequence[str]) -> list[str]:
+    """The sources that a manifest names, in the form of `_names`: older ones hold secrets, or paths with `..` in them."""
+    return [os.path.normpath(text) if os.path.isabs(text) else identity(text) for text in sources]
 
 
 def _finished(folder: Location, settings: dict[str, Any]) -> manifest.Manifest:
-    found = manifest.read(folder)
+    found = manifest.described(folder)
     fix = "give another --out, or delete the folder"
     for name, value in settings.items():
         before = found.settings.get(name, _SINCE.get(name, value))
@@ -218,10 +227,11 @@ def _finished(folder: Location, settings: dict[str, Any]) -> manifest.Manifest:
                     raise UserError(str(folder), f"{source} has changed since it was prepared here: {then}; now {now}", fix)
         elif name == "positive" and same_class(value) == same_class(found.classes[1]):
             continue  # it is the default, said aloud
-        elif name == "sources" and [identity(source) for source in before] == value:
-            continue  # an address is kept without its secrets since
+        elif name == "sources" and _kept(before) == value:
+            continue
         elif before != value:
             raise UserError(str(folder), f"holds a data set prepared with {name} = {before!r}, not {value!r}", fix)
+    manifest.read(folder)
     console.log(f"{folder} is already prepared")
     if isinstance(folder, Path) and (folder / ".work").exists():  # of a process that was killed when all was done
         with suppress(lock.InUse), lock.only_writer(folder):
@@ -232,7 +242,7 @@ def _finished(folder: Location, settings: dict[str, Any]) -> manifest.Manifest:
 def _compare(own: Location, text: str, reading: Reading, stop: Stop) -> None:
     """Say where `text` is no longer what a run's own shards were made of, and refuse what never was."""
     settings = manifest.read(own).settings
-    sources, then = [identity(source) for source in settings["sources"]], settings.get("contents")
+    sources, then = _kept(settings["sources"]), settings.get("contents")
     try:
         now = contents(text, reading, stop)
     except JobError as error:
@@ -247,7 +257,7 @@ def _compare(own: Location, text: str, reading: Reading, stop: Stop) -> None:
         if then is not None and then != [now]:
             console.log(f"warning: {text} has changed since it was prepared: {then[0]}; now {now}; resuming with the shards in {own}")
     elif is_remote(text) or then != [now]:
-        what = f"{shown(text)} is not what this was started with: {', '.join(sources)}"
+        what = f"{shown(text)} is not what this was started with: {own}, made of {', '.join(sources)}"
         raise UserError("--data", what, "leave --data out to resume, or give a new --out")
 
 
@@ -263,12 +273,20 @@ def _waiting(folder: Path, stop: Stop) -> Callable[[str], None]:
     return waiting
 
 
-def _require_own(folder: Path) -> None:
-    """Refuse a folder of other things: images in it would be hidden by the data set, a run would be mixed with it."""
+def require_own(names: Collection[str], where: str) -> None:
+    """Refuse a folder of other things: images in it would be hidden by the data set, a run would be mixed with it.
+
+    Args:
+        names: of the files and folders in it, none of them where a data set is finished there.
+        where: the folder, for the error.
+
+    Raises:
+        UserError: it holds other files.
+    """
     own = ("report", "lost+found")
-    others = sorted(p.name for p in folder.iterdir() if not (p.name.startswith(".") or p.name in own or _OURS.fullmatch(p.name)))
-    if others:
-        raise UserError(str(folder), f"holds other files, such as {others[0]}", "name a new folder with --out")
+    others = sorted(name for name in names if not (name.startswith(".") or name in own or _OURS.fullmatch(name)))
+    if others and manifest.NAME not in names:
+        raise UserError(where, f"holds other files, such as {others[0]}", "name a new folder with --out")
 
 
 def _clear(folder: Path) -> None:

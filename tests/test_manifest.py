@@ -75,7 +75,7 @@ def test_a_shard_cut_short(copy: Path) -> None:
     shard = manifest.read(copy).splits["train"].shards[3]
     path = copy / shard.file
     path.write_bytes(path.read_bytes()[:-7])
-    line = f"{path}: has {shard.bytes - 7:,} of {shard.bytes:,} bytes; prepare the data again, or copy it in full"
+    line = f"{path}: has {shard.bytes - 7:,} of {shard.bytes:,} bytes; rerun its twofold prepare, or copy it in full"
     assert _refused(copy) == line
 
 
@@ -83,7 +83,7 @@ def test_a_shard_cut_short(copy: Path) -> None:
 def test_a_missing_shard_or_index(copy: Path, kind: str) -> None:
     path = copy / getattr(manifest.read(copy).splits["test"].shards[0], kind)
     path.unlink()
-    assert _refused(copy) == f"{path}: is missing from the data set; prepare the data again, or copy it in full"
+    assert _refused(copy) == f"{path}: is missing from the data set; rerun its twofold prepare, or copy it in full"
 
 
 def _swap(document: dict[str, Any]) -> None:
@@ -148,7 +148,7 @@ def test_verify_names_the_first_shard_that_differs(copy: Path) -> None:
     with pytest.raises(UserError) as caught:
         manifest.verify(copy, shards)
     what = "its SHA-256 differs from the manifest's, so it is corrupt"
-    assert str(caught.value) == f"{copy / shards[2].file}: {what}; prepare the data again, or copy it again"
+    assert str(caught.value) == f"{copy / shards[2].file}: {what}; delete that file and rerun its twofold prepare, or copy it again"
 
 
 def test_a_split_that_is_not_there(copy: Path) -> None:

@@ -134,7 +134,7 @@ def test_a_store_out_of_reach(store: Store, monkeypatch: pytest.MonkeyPatch) -> 
     with proxied(store) as place:
         place.use(monkeypatch)
         place.proxy.away(60)
-        with pytest.raises(MachineError, match=r"unreachable for 0 s \(connection reset, \d+ times?\); rerun to resume"):
+        with pytest.raises(MachineError, match=r"unreachable for 0 s \(connection reset, \d+ times?\); check the network and [A-Z0-9_]+=http:.*, then rerun"):
             probe(open_bucket(place.url, budget=0.2))
 
 

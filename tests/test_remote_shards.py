@@ -109,7 +109,7 @@ def test_what_is_no_data_set(bucket: MemoryBucket, tmp_path: Path) -> None:
 def test_a_missing_shard_or_index(bucket: MemoryBucket, shards: Path, tmp_path: Path, kind: str) -> None:
     name = getattr(manifest.read(shards).splits["validation"].shards[0], kind)
     del bucket.objects[name]
-    wanted = f"{ADDRESS}/{name}: is missing from the data set; prepare the data again, or copy it in full"
+    wanted = f"{ADDRESS}/{name}: is missing from the data set; rerun its twofold prepare, or copy it in full"
     assert _line(lambda: manifest.read(_home(bucket, tmp_path))) == wanted
 
 
@@ -117,7 +117,7 @@ def test_a_shard_cut_short(bucket: MemoryBucket, shards: Path, tmp_path: Path) -
     shard = manifest.read(shards).splits["train"].shards[1]
     content, version, sha256 = bucket.objects[shard.file]
     bucket.objects[shard.file] = (content[:-3], version, sha256)
-    wanted = f"{ADDRESS}/{shard.file}: has {shard.bytes - 3:,} of {shard.bytes:,} bytes; prepare the data again, or copy it in full"
+    wanted = f"{ADDRESS}/{shard.file}: has {shard.bytes - 3:,} of {shard.bytes:,} bytes; rerun its twofold prepare, or copy it in full"
     assert _line(lambda: manifest.read(_home(bucket, tmp_path))) == wanted
 
 
@@ -200,7 +200,9 @@ def test_an_index_that_is_corrupt(bucket: MemoryBucket, shards: Path, tmp_path: 
     content, version, sha256 = bucket.objects[made[2].index]
     bucket.objects[made[2].index] = (content[:-1] + b"\x01", version, sha256)
     line = _line(lambda: RemoteReader(_home(bucket, tmp_path), made))
-    assert line == f"{ADDRESS}/{made[2].index}: is corrupt (its places do not fit the shard); prepare the data again"
+    assert (
+        line == f"{ADDRESS}/{made[2].index}: is corrupt (its places do not fit the shard); delete that file and rerun its twofold prepare"
+    )
 
 
 def test_a_shard_is_checked_on_arrival_and_tried_twice(bucket: MemoryBucket, shards: Path, tmp_path: Path) -> None:
@@ -208,7 +210,8 @@ def test_a_shard_is_checked_on_arrival_and_tried_twice(bucket: MemoryBucket, sha
     whole = bucket.objects[shard.file]
     damaged = (whole[0][:50] + bytes([whole[0][50] ^ 1]) + whole[0][51:], *whole[1:])
     bucket.objects[shard.file] = damaged
-    wanted = f"{ADDRESS}/{shard.file}: its SHA-256 differs from the manifest's, so it is corrupt; prepare the data again, or copy it again"
+    what = "its SHA-256 differs from the manifest's, so it is corrupt"
+    wanted = f"{ADDRESS}/{shard.file}: {what}; delete that file and rerun its twofold prepare, or copy it again"
     assert _line(lambda: home.fetch(shard)) == wanted
     assert not any(tmp_path.iterdir())
 
@@ -226,7 +229,7 @@ def test_bytes_that_are_corrupt_in_the_bucket_end_training(bucket: MemoryBucket,
     content, version, sha256 = bucket.objects[made[0].file]
     bucket.objects[made[0].file] = (content[:40] + bytes([content[40] ^ 1]) + content[41:], version, sha256)
     with closing(RemoteReader(home, made)) as remote:
-        wanted = f"{ADDRESS}/{made[0].file}: record 0 fails its checksum; prepare the data again, or copy it again"
+        wanted = f"{ADDRESS}/{made[0].file}: record 0 fails its checksum; delete that file and rerun its twofold prepare, or copy it again"
         assert _line(lambda: remote[0]) == wanted
         assert _line(lambda: remote.begin([0])[0]) == wanted
         assert _reads(bucket) == [made[0].file] * (3 + 1 + 3), "a range is tried three times"
@@ -318,7 +321,7 @@ def test_a_cache_without_room_and_a_full_disk_cost_time_alone(bucket: MemoryBuck
     ending = "Until then records are read from the bucket one by one"
     assert told[1::2] == [
         f"warning: the cache has no room for all shards in use; give a larger --cache-size. {ending}",
-        f"warning: the disk of the cache is full; free some space. {ending}",
+        f"warning: the disk of the cache, {tmp_path / 'full'}, is full; free some space. {ending}",
     ]
 
 
@@ -445,7 +448,7 @@ def test_a_head_start_is_gone_on_with(gcs_store: Store, shards: Path, tmp_path: 
             pass  # nobody came for it
         with begun(shards, made, [3]):
             assert locate(str(shards), feed, Stop()) == shards
-    _until(lambda: not any(thread.name in ("request", "read-ahead") for thread in threading.enumerate()))
+        _until(lambda: not any(thread.name in ("request", "read-ahead") for thread in threading.enumerate()))
 
 
 # Through real clients and servers

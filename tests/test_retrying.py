@@ -131,7 +131,7 @@ def test_what_passes_is_tried_again(memory: Memory, waits: list[float], tmp_path
     assert (bucket.counts.sent, bucket.counts.received) == (11, 10)
     line = "28 requests, 11 bytes sent, 10 bytes received; 21 faults retried (503 Service Unavailable 14, timed out 7)"
     assert bucket.counts.summary() == line
-    said = "warning: gs://memory/run: {}; retrying\n"
+    said = "warning: gs://memory/run: {}; retrying for up to 2 min\n"
     assert capsys.readouterr().out == said.format("503 Service Unavailable") + said.format("timed out")
 
 
@@ -172,10 +172,10 @@ def test_the_budget_is_spent(memory: Memory, monkeypatch: pytest.MonkeyPatch) ->
     memory.faults = [DOWN] * 1000
     with pytest.raises(MachineError) as caught:
         Retrying(memory).stat("a")
-    assert str(caught.value) == "gs://memory/run: unreachable for 2 min (503 Service Unavailable, 18 times); rerun to resume"
+    assert str(caught.value) == "gs://memory/run: unreachable for 2 min (503 Service Unavailable, 18 times); check the network, then rerun"
     assert caught.value.code == MACHINE
     assert now[0] == 1120
-    with pytest.raises(MachineError, match=r"unreachable for 0 s \(503 Service Unavailable, 1 time\); rerun to resume"):
+    with pytest.raises(MachineError, match=r"unreachable for 0 s \(503 Service Unavailable, 1 time\); check the network, then rerun"):
         Retrying(memory, budget=0).stat("a")
 
 
@@ -330,5 +330,5 @@ def test_an_outage_is_waited_for(store: Store, monkeypatch: pytest.MonkeyPatch) 
         assert read.result() in (b"first", b"second")
         assert set(bucket.counts.faults) == {"connection reset"}
         place.proxy.away(60)
-        with pytest.raises(MachineError, match=r"unreachable for 0 s \(connection reset, \d+ times?\); rerun to resume"):
+        with pytest.raises(MachineError, match=r"unreachable for 0 s \(connection reset, \d+ times?\); check the network and [A-Z0-9_]+=http:.*, then rerun"):
             bucket.within(0.3).stat("a")

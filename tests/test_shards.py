@@ -84,7 +84,7 @@ def test_a_flipped_byte_anywhere_in_a_record_is_caught(tmp_path: Path) -> None:
         assert reader[2] == _record(2)
         with pytest.raises(UserError) as caught:
             reader[1]
-        assert str(caught.value) == f"{path}: record 1 fails its checksum; prepare the data again, or copy it again"
+        assert str(caught.value) == f"{path}: record 1 fails its checksum; delete that file and rerun its twofold prepare, or copy it again"
         assert caught.value.code == 2
         reader.close()
 
@@ -126,7 +126,9 @@ def test_any_damage_to_an_index_is_caught(tmp_path: Path) -> None:
                 line = ""
                 assert [reader[k] for k in range(3)] == [_record(k) for k in range(3)], f"byte {at} of the index"
                 reader.close()
-            assert not line or (line.startswith(f"{path}: is corrupt (") and line.endswith("; prepare the data again"))
+            assert not line or (
+                line.startswith(f"{path}: is corrupt (") and line.endswith("; delete that file and rerun its twofold prepare")
+            )
 
 
 @pytest.mark.parametrize("content", [b"", b"no array", b"PK\x03\x04"])

@@ -339,7 +339,7 @@ def test_make_folder_over_a_file(tmp_path: Path) -> None:
     for folder in (tmp_path / "file", tmp_path / "file" / "below"):
         with pytest.raises(UserError) as caught:
             local.make_folder(folder)
-        assert str(caught.value) == f"{folder}: is a file, not a folder; name a folder with --out"
+        assert str(caught.value) == f"{folder}: is a file, not a folder; name another folder"
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,6 @@ from job.data.location import auto_window, locate
 from job.errors import Interrupted, MachineError, UserError
 from job.feeds import order
 from job.machine import devices, notice
-from job.runs import records
 from job.runs.place import Place
 from job.shutdown import Stop
 from job.storage import local, lock
@@ -133,8 +132,6 @@ def _base(config: SweepConfig) -> Config:
     ):
         if given:
             raise UserError(flag, "is for one run, not for a sweep", "use it with twofold train")
-    if (Path(config.output.out) / records.CONFIG).exists():
-        raise UserError(config.output.out, "is the folder of a run", "name another --out for the sweep")
     data = config.source.data if is_bucket(config.source.data) else str(Path(config.source.data).absolute())
     out = config.output.out if is_bucket(config.output.out) else str(Path(config.output.out).absolute())
     own = {k.name for k in knobs(Config)}

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from job.config import lengths
+from job.config import folders, lengths
 from job.config.options import option
 
 MONITORS = ("log_loss", "accuracy", "auc", "brier")
@@ -20,7 +20,10 @@ RISING = ("accuracy", "auc")
 class Source:
     """Where the images are."""
 
-    data: str = option("", "images (folder, zip, tar, CSV, kaggle:..., https://...) or prepared shards", metavar="SOURCE", first=True)
+    data: str = option(
+        "", "images (folder, zip, tar, CSV, gs://..., s3://..., kaggle:..., https://...) or prepared shards (folder, gs://..., s3://...)",
+        metavar="SOURCE", first=True,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -171,7 +174,9 @@ class Work:
 class Cache:
     """What is kept on this machine of what lies elsewhere."""
 
-    cache: str = option("", "cache of shards; by default ~/.cache/twofold, and the run folder for those it prepares", metavar="DIR")
+    cache: str = option(
+        "", "cache of shards; by default ~/.cache/twofold, and the run folder for those it prepares", metavar="DIR", parse=folders.folder
+    )  # fmt: skip
     cache_size: str = option("20GB", "bound of the cache of what buckets hold", metavar="SIZE")
 
 
@@ -193,7 +198,10 @@ class Log:
 class Output:
     """Where the result goes."""
 
-    out: str = option("", "folder of the run, shards or sweep; the PNG file to write (visualize)", metavar="PATH", first=True)
+    out: str = option(
+        "", "folder, gs://... or s3://... of the run, shards or sweep; the PNG file (visualize); by default a temporary folder (drill)",
+        metavar="PATH", first=True, parse=folders.folder_or_bucket,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -219,7 +227,7 @@ class Run(Look):
     notice: str = option(
         "auto", "cloud whose notice that the machine will go is a stop; auto is the one it runs in", choices=("auto", "gce", "ec2", "off")
     )  # fmt: skip
-    show_augment: str = option("", "write a contact sheet of augmented images, and exit", metavar="FILE.png")
+    show_augment: str = option("", "write a contact sheet of augmented images, and exit", metavar="FILE.png", parse=folders.folder)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -63,6 +63,13 @@ class Manifest:
         return self.splits[name]
 
 
+class Incomplete(UserError):
+    """Files of a data set are missing or cut short; the same `prepare` makes them again."""
+
+
+AGAIN = "rerun its twofold prepare, or copy it in full"
+
+
 class Remote(Protocol):
     """A data set that lies elsewhere than in a local folder (`remote_shards.py`). As text it is its address."""
 
@@ -100,23 +107,32 @@ def read(folder: Path | Remote) -> Manifest:
 
     Raises:
         UserError: the data set is missing, unfinished, of another version or corrupt.
+        Incomplete: shards of it are missing or cut short.
+    """
+    manifest = described(folder)
+    shards = [shard for split in manifest.splits.values() for shard in split.shards]
+    sizes = _sizes(folder, [name for shard in shards for name in (shard.file, shard.index)])
+    for shard in shards:
+        for name in (shard.file, shard.index):
+            if name not in sizes:
+                raise Incomplete(f"{folder}/{name}", "is missing from the data set", AGAIN)
+        if sizes[shard.file] != shard.bytes:
+            raise Incomplete(f"{folder}/{shard.file}", f"has {sizes[shard.file]:,} of {shard.bytes:,} bytes", AGAIN)
+    return manifest
+
+
+def described(folder: Path | Remote) -> Manifest:
+    """Read a manifest alone, whether its shards are there or not.
+
+    Raises:
+        UserError: it is missing, unfinished, of another version or corrupt.
     """
     text = _text(folder)
     if text is None:
         if unfinished(folder):
             raise UserError(str(folder), "this data set is unfinished", "rerun the same twofold prepare to finish it")
         raise UserError(str(folder), f"is not a data set: {NAME} not found", "make one with twofold prepare")
-    manifest = _parsed(text, f"{folder}/{NAME}")
-    shards = [shard for split in manifest.splits.values() for shard in split.shards]
-    sizes = _sizes(folder, [name for shard in shards for name in (shard.file, shard.index)])
-    for shard in shards:
-        for name in (shard.file, shard.index):
-            if name not in sizes:
-                raise UserError(f"{folder}/{name}", "is missing from the data set", "prepare the data again, or copy it in full")
-        if sizes[shard.file] != shard.bytes:
-            what = f"has {sizes[shard.file]:,} of {shard.bytes:,} bytes"
-            raise UserError(f"{folder}/{shard.file}", what, "prepare the data again, or copy it in full")
-    return manifest
+    return _parsed(text, f"{folder}/{NAME}")
 
 
 def _text(folder: Path | Remote) -> bytes | None:
@@ -172,4 +188,4 @@ def verify(folder: Path | Remote, shards: tuple[Shard, ...]) -> None:
 def differs(folder: Path | Remote, shard: Shard) -> UserError:
     """The error of a shard whose content is not what the manifest says."""
     what = "its SHA-256 differs from the manifest's, so it is corrupt"
-    return UserError(f"{folder}/{shard.file}", what, "prepare the data again, or copy it again")
+    return UserError(f"{folder}/{shard.file}", what, "delete that file and rerun its twofold prepare, or copy it again")

@@ -70,7 +70,7 @@ class ReadAhead:
                 if not is_full(error):
                     self.fault = error
                     return
-                self._tell("the disk of the cache is full; free some space")
+                self._tell(f"the disk of the cache, {error.filename}, is full; free some space")
                 self._put_back(shard, FULL_WAIT)
             except Interrupted:  # training sees the same stop
                 return

@@ -152,7 +152,7 @@ def read_index(content: bytes, shard: Shard, where: str) -> Any:
         places = np.frombuffer(content, np.int64, offset=len(head)).reshape(-1, 2)
         require_fit(places, shard)
     except ValueError as error:
-        raise UserError(where, f"is corrupt ({error})", "prepare the data again") from None
+        raise UserError(where, f"is corrupt ({error})", "delete that file and rerun its twofold prepare") from None
     return places
 
 
@@ -229,7 +229,7 @@ class Records:
     def _corrupt(self, number: int) -> UserError:
         shard = self._place(number)[0]
         what = f"record {number - int(self._starts[shard])} fails its checksum"
-        return UserError(self._names[shard], what, "prepare the data again, or copy it again")
+        return UserError(self._names[shard], what, "delete that file and rerun its twofold prepare, or copy it again")
 
     def __enter__(self) -> Self:
         return self
@@ -257,7 +257,7 @@ class Reader(Records):
         try:
             return read_index(path.read_bytes(), shard, str(path))
         except OSError as error:
-            raise UserError(str(path), f"is corrupt ({error})", "prepare the data again") from None
+            raise UserError(str(path), f"is corrupt ({error})", "delete that file and rerun its twofold prepare") from None
 
     def __getitem__(self, number: int) -> Record:
         shard, offset, length = self._place(number)

@@ -57,6 +57,9 @@ class Trained:
         config = records.read_config(folder)
         summary = records.read_summary(folder)
         saved = checkpoints.names(folder / records.CHECKPOINTS)
+        if summary is not None and summary.steps and not saved:
+            what = f"all checkpoints are gone, and {records.SUMMARY} says that one of step {summary.steps:,} was saved"
+            raise UserError(str(folder / records.CHECKPOINTS), what, "restore them, or train a new run")
         if summary is None or summary.best_step is None or not saved:
             raise UserError(str(folder), "this run has finished no epoch yet", "rerun its twofold train to resume, then try again")
         config = replace(config, replicas=1, precision="float32")

@@ -10,7 +10,7 @@ import hashlib
 import os
 import re
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +35,7 @@ MARGIN = 0.5  # seconds of the grace that are kept to say what could not be sent
 PATIENCE = 20.0  # seconds that a call of the mirror is tried again: its next pass begins where this one failed
 FETCHES = 8  # at once
 
+MANIFEST = "manifest.json"  # of a data set
 CHECKPOINT = re.compile(r"((?:.*/)?checkpoints/step-\d+(?:-(\d+))?)/[^/]+")
 _NOT_FETCHED = re.compile(r"(?:.*/)?(?:data|tensorboard|report)/.*|.*\.(?:png|keras|tfrecord|npy)|lease\.json")
 
@@ -58,7 +59,15 @@ class Place:
 
 
 @contextmanager
-def opened(text: str, cache: Path, stop: Stop, grace: float, life: float | None = None, bound: int | None = None) -> Iterator[Place]:
+def opened(
+    text: str,
+    cache: Path,
+    stop: Stop,
+    grace: float,
+    life: float | None = None,
+    bound: int | None = None,
+    accept: Callable[[set[str]], None] = lambda names: None,
+) -> Iterator[Place]:
     """Open a folder to write in, and send what is left at the end.
 
     Args:
@@ -67,6 +76,7 @@ def opened(text: str, cache: Path, stop: Stop, grace: float, life: float | None 
         stop: set it, and what is left is sent within `grace` seconds of that moment.
         life: of the lease, seconds; by default `lease.LIFE`.
         bound: bytes that all local copies may take, where those of other folders can go.
+        accept: given the names of the files and folders in it, before anything is fetched or written; it refuses by raising.
 
     Raises:
         InUse: another process writes there, or has taken the lease over meanwhile.
@@ -74,6 +84,7 @@ def opened(text: str, cache: Path, stop: Stop, grace: float, life: float | None 
         UserError, MachineError: no access, no such bucket, unreachable.
     """
     if not is_bucket(text):
+        accept({path.name for path in Path(text).iterdir()} if Path(text).is_dir() else set())
         yield Place(Path(text), text)
         return
     bucket = open_bucket(text, stop)
@@ -91,7 +102,7 @@ def opened(text: str, cache: Path, stop: Stop, grace: float, life: float | None 
             copies.evict(home.parent, bound, home)
         with addresses.standing_for(str(copy), bucket.address):
             probe(bucket)
-            mirror = _take(bucket, copy, Sent(home / copies.TABLE), stop, life or lease.LIFE)
+            mirror = _take(bucket, copy, Sent(home / copies.TABLE), stop, life or lease.LIFE, accept)
         held.callback(_tell, bucket.address, bucket.counts)
         mirror.start(stop.set)
         try:
@@ -109,7 +120,7 @@ def _tell(address: str, counts: Counts) -> None:
     console.log(f"{address}: {counts.summary()}", requests=counts.requests, sent=counts.sent, received=counts.received)
 
 
-def _take(bucket: Retrying, copy: Path, sent: Sent, stop: Stop, life: float) -> Mirror:
+def _take(bucket: Retrying, copy: Path, sent: Sent, stop: Stop, life: float, accept: Callable[[set[str]], None]) -> Mirror:
     """Take the lease, and make the local copy equal to the bucket."""
     listing: dict[str, Stat] = {}
     mine, token = False, uuid4().hex
@@ -117,6 +128,7 @@ def _take(bucket: Retrying, copy: Path, sent: Sent, stop: Stop, life: float) -> 
     def inherit(before: Document | None) -> tuple[int, tuple[str, ...]]:
         nonlocal listing, mine
         listing = listed(bucket)
+        accept({name.partition("/")[0] for name in listing if name != lease.NAME})
         own = before is not None and before.token in sent.tokens
         mine = own and sent.whole
         sent.tokens, sent.whole = [before.token, token] if before is not None and own else [token], mine
@@ -174,6 +186,8 @@ def _fetch(bucket: Bucket, copy: Path, sent: Sent, listing: dict[str, Stat], kep
         mine: whether this copy was the last to be written to the bucket: then what was not sent is newer, and is kept.
     """
     here, same, wanted = set[str](), set[str](), list[Stat]()
+    if mine and MANIFEST not in listing and sent.version(MANIFEST):  # the data set was deleted there, its shards too, or some
+        (copy / MANIFEST).unlink(missing_ok=True)
     for name, found in listing.items():
         path, match = copy / name, CHECKPOINT.fullmatch(name)
         if match and match[1] not in kept:
@@ -229,7 +243,7 @@ def _finish(mirror: Mirror, stop: Stop, grace: float) -> None:
     if mirror.lost:
         raise lock.InUse(mirror.bucket.address, f"was taken over by {mirror.lost}", "leave it to that process, or stop it and rerun")
     if not left:
-        mirror.lease.release(max(MARGIN, deadline - time.monotonic()) if stop else lease.PATIENCE)
+        mirror.lease.release(max(MARGIN, deadline - time.monotonic()) if stop else lease.PATIENCE, forget=mirror.is_empty)
         return
     mirror.lease.stop()
     size = local.size(sum((mirror.root / name).stat().st_size for name in left))

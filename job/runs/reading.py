@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from job import addresses
-from job.config import schema
+from job.config import folders, schema
 from job.config.resolve import bytes_of
 from job.console import console
 from job.errors import JobError, UserError
@@ -25,7 +25,7 @@ from job.storage import lease, local, parallel
 from job.storage.bucket import Bucket, Conflict, Missing, Stat
 from job.storage.cache import Cache, default_folder
 from job.storage.lock import InUse
-from job.storage.opening import is_bucket, open_bucket
+from job.storage.opening import is_bucket, open_bucket, overwrite
 
 FILES = "runs-read"  # in the cache
 REPORT = "report"
@@ -41,8 +41,9 @@ def opened(text: str, options: schema.Cache, stop: Stop, more: tuple[str, ...] =
         more: other files of the run that are wanted where they are there.
 
     Raises:
-        UserError, MachineError: no access, no such bucket, unreachable.
+        UserError, MachineError: no such address, no access, no such bucket, unreachable.
     """
+    folders.folder_or_bucket(text, "RUN")
     if not is_bucket(text):
         yield Path(text)
         return
@@ -149,11 +150,7 @@ def _send(bucket: Bucket, folder: Path, names: list[str]) -> None:
     """Reports go beside the run; what reads it may have no right to write there."""
     for name in names:
         try:
-            there = bucket.stat(name)
-            if there is None:
-                bucket.put(name, folder / name)
-            else:
-                bucket.replace(name, folder / name, there.version)
+            overwrite(bucket, name, folder / name)
         except (JobError, Conflict) as error:
             why = str(error).partition(";")[0] if isinstance(error, JobError) else "another process writes it"
             console.log(f"warning: {bucket.address}/{name} could not be written: {why}")

@@ -29,7 +29,7 @@ from job.machine.devices import Devices, cores
 from job.metrics import Metrics
 from job.shutdown import Stop
 from job.storage import lease, local, lock
-from job.storage.opening import is_bucket
+from job.storage.opening import canonical, is_bucket
 
 CONFIG, METRICS, SUMMARY, LOG = "config.toml", "metrics.jsonl", "summary.json", "log.txt"
 DATA, CHECKPOINTS = "data", "checkpoints"  # folders
@@ -246,7 +246,7 @@ def find_data(
             places.insert(2, Path(os.path.normpath(folder.absolute() / os.path.relpath(named, was))))
         default = places[0]
     if is_bucket(config.output.out):
-        places.append(locate(f"{config.output.out}/{DATA}", cache or config.feed, stop))
+        places.append(locate(f"{canonical(config.output.out)}/{DATA}", cache or config.feed, stop))
     there = [place for place in dict.fromkeys(places) if manifest.exists(place)]
     if not fingerprint:
         return there[0] if there else default

@@ -85,6 +85,10 @@ class Cache:
                     make(part / "entry")
                 os.replace(part / "entry", path)
                 return True
+            except OSError as error:
+                if is_full(error):
+                    error.filename = str(self.folder)  # a write does not say where
+                raise
             finally:
                 local.remove_tree(part)
 

@@ -110,8 +110,9 @@ def _unsteady(bucket: Bucket, verb: str) -> MachineError:
 class Lease:
     """A lease that this process took. `lost` names who holds it, once it was taken over."""
 
-    def __init__(self, bucket: Bucket, document: Document, version: str) -> None:
-        self.bucket, self.document, self.lost = bucket, document, ""
+    def __init__(self, bucket: Bucket, document: Document, version: str, first: bool = False) -> None:
+        """`first` says that there was none before it, so that it has no history to keep."""
+        self.bucket, self.document, self.lost, self._first = bucket, document, "", first
         self._version, self._renewed = version, time.monotonic()
         self._lock, self._ended = threading.Lock(), threading.Event()
         self._thread: threading.Thread | None = None
@@ -206,24 +207,31 @@ class Lease:
         with self._lock:
             self._adopt(read(self.bucket))
 
-    def release(self, seconds: float = PATIENCE) -> None:
-        """Give it up, so that the next holder need not wait; what takes longer is left, and the lease ends by itself."""
+    def release(self, seconds: float = PATIENCE, forget: bool = False) -> None:
+        """Give it up, so that the next holder need not wait; what takes longer is left, and the lease ends by itself.
+
+        Args:
+            forget: nothing came of it; delete it where there was none before.
+        """
         self._ended.set()
         if self.lost:
             return
         troubles = ["the time was up"]
-        giving = threading.Thread(target=self._release, args=(troubles,), name="lease", daemon=True)
+        giving = threading.Thread(target=self._release, args=(troubles, forget and self._first), name="lease", daemon=True)
         giving.start()
         giving.join(max(0.0, seconds))
         if troubles:
             console.log(f"warning: the lease could not be given up, and ends in {self.document.life:.0f} s by itself: {troubles[-1]}")
 
-    def _release(self, troubles: list[str]) -> None:
+    def _release(self, troubles: list[str], forget: bool) -> None:
         try:
             with self._lock:
-                self._write(released=True)
+                if forget:
+                    self.bucket.delete(NAME, self._version)
+                else:
+                    self._write(released=True)
             troubles.clear()
-        except JobError as error:
+        except (JobError, Conflict) as error:
             troubles.append(str(error))
 
     def stop(self) -> None:
@@ -260,7 +268,7 @@ def acquire(bucket: Bucket, inherit: Inherit, stop: Stop, own: Collection[str] =
             try:
                 content = document.content()
                 version = bucket.put(NAME, content) if found is None else bucket.replace(NAME, content, found.version)
-                return Lease(bucket, document, version)
+                return Lease(bucket, document, version, first=found is None)
             except Conflict:  # somebody was quicker, or has given it up in this moment
                 found = read(bucket)
                 if found is None or (found.document is not None and found.document.released):

@@ -34,9 +34,11 @@ def write_atomic(path: Path, content: bytes | str) -> None:
             file.flush()
             sync(file.fileno())
         rename(temporary, path)
-    except BaseException:
+    except BaseException as error:
         with suppress(OSError):  # the first fault is the one to report
             temporary.unlink()
+        if isinstance(error, OSError) and error.filename is None:  # of a write
+            error.filename = str(path)
         raise
     sync_folder(path.parent)
 
@@ -77,7 +79,9 @@ def make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):
-        raise UserError(str(folder), "is a file, not a folder", "name a folder with --out") from None
+        raise UserError(str(folder), "is a file, not a folder", "name another folder") from None
+    except FileNotFoundError as error:  # a file system that makes none, as /proc
+        raise UserError(str(folder), f"no folder can be made there ({error.strerror})", "name another folder") from None
 
 
 def require_space(folder: Path, needed: int, purpose: str) -> None:

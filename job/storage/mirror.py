@@ -86,6 +86,11 @@ class Mirror:
     def lost(self) -> str:
         return self.lease.lost
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing in the bucket but the lease."""
+        return not self._known
+
     def start(self, on_lost: Callable[[], None]) -> None:
         """Begin; `on_lost` is called when another process has taken the lease."""
         self._on_lost = on_lost

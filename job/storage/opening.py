@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+from pathlib import Path
 
 from job.errors import UserError
 from job.shutdown import Stop
@@ -14,6 +16,7 @@ from job.storage.s3 import S3Bucket
 _SCHEME = re.compile("(gs|s3)://", re.I)
 _BUCKET = re.compile("[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]")
 _EXTRAS = {"gs": "google-cloud-storage", "s3": "boto3"}
+_ENDPOINTS = {"gs": ("STORAGE_EMULATOR_HOST",), "s3": ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")}
 
 
 def is_bucket(text: str) -> bool:
@@ -42,7 +45,26 @@ def open_bucket(text: str, stop: Stop | None = None, budget: float | None = BUDG
         bucket: Bucket = GsBucket(name, prefix) if scheme == "gs" else S3Bucket(name, prefix)
     except ImportError:
         raise UserError(canonical(text), f"{_EXTRAS[scheme]} is not installed", f"pip install 'twofold[{scheme}]'") from None
-    return Retrying(bucket, stop, budget)
+    return Retrying(bucket, stop, budget, advice=_advice(scheme))
+
+
+def overwrite(bucket: Bucket, name: str, path: Path) -> None:
+    """Write an object, whether there is one of that name or not.
+
+    Raises:
+        Conflict: another process writes it just now.
+    """
+    there = bucket.stat(name)
+    if there is None:
+        bucket.put(name, path)
+    else:
+        bucket.replace(name, path, there.version)
+
+
+def _advice(scheme: str) -> str:
+    """What to look at where the store cannot be reached."""
+    endpoint = next((f" and {name}={os.environ[name]}" for name in _ENDPOINTS[scheme] if os.environ.get(name)), "")
+    return f"check the network{endpoint}, then rerun"
 
 
 def _parts(text: str) -> tuple[str, str, str]:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from job.console import console
-from job.errors import JobError, UserError
+from job.errors import JobError, MachineError, UserError
 from job.storage.bucket import Bucket, Conflict, Missing
 
 UNFIT = "use another store"
@@ -33,6 +33,8 @@ def probe(bucket: Bucket) -> None:
             console.log(f"warning: {bucket.address}: the store does not honor conditional deletes; let one machine at a time write here")
         bucket.delete(name, new)
     except (JobError, Missing, Conflict) as error:
+        if isinstance(error, MachineError):  # cleaning up would wait as long again
+            raise
         _clean(bucket, name)
         if isinstance(error, JobError):
             raise

@@ -65,14 +65,24 @@ class Retrying:
     written, it was written; a write that is refused at once lost against another.
     """
 
-    def __init__(self, bucket: Bucket, stop: Stop | None = None, budget: float | None = BUDGET, counts: Counts | None = None) -> None:
-        """A `stop` ends the waiting with Interrupted; without a budget it lasts as long as the fault does."""
-        self._bucket, self._stop, self._budget = bucket, stop, budget
+    def __init__(
+        self,
+        bucket: Bucket,
+        stop: Stop | None = None,
+        budget: float | None = BUDGET,
+        counts: Counts | None = None,
+        advice: str = "check the network, then rerun",
+    ) -> None:
+        """A `stop` ends the waiting with Interrupted; without a budget it lasts as long as the fault does.
+
+        `advice` is what to do where the store cannot be reached.
+        """
+        self._bucket, self._stop, self._budget, self._advice = bucket, stop, budget, advice
         self.counts = counts or Counts()
 
     def within(self, budget: float | None, stop: Stop | None = None) -> Retrying:
         """The same bucket and the same counts, with another patience."""
-        return Retrying(self._bucket, stop, budget, self.counts)
+        return Retrying(self._bucket, stop, budget, self.counts, self._advice)
 
     @property
     def address(self) -> str:
@@ -149,14 +159,14 @@ class Retrying:
                 patience.endure(fault)
 
     def _patience(self) -> _Patience:
-        return _Patience(self.address, self._stop, self._budget, self.counts)
+        return _Patience(self.address, self._stop, self._budget, self.counts, self._advice)
 
 
 class _Patience:
     """That of one call: how long it has failed, and how long to wait before the next try."""
 
-    def __init__(self, address: str, stop: Stop | None, budget: float | None, counts: Counts) -> None:
-        self._address, self._stop, self._counts = address, stop, counts
+    def __init__(self, address: str, stop: Stop | None, budget: float | None, counts: Counts, advice: str) -> None:
+        self._address, self._stop, self._counts, self._advice = address, stop, counts, advice
         self._budget = math.inf if budget is None else budget
         self._faults = 0
         self._began = 0.0
@@ -169,14 +179,15 @@ class _Patience:
             Interrupted: a stop was asked for.
         """
         if self._counts.fault(str(fault)):
-            console.log(f"warning: {self._address}: {fault}; retrying")
+            limit = f" for up to {duration(self._budget)}" if self._budget < math.inf else ""
+            console.log(f"warning: {self._address}: {fault}; retrying{limit}")
         self._faults += 1
         if self._faults == 1:
             self._began = time.monotonic()
         left = self._began + self._budget - time.monotonic()
         if left <= 0:
             failed = f"unreachable for {duration(self._budget)} ({fault}, {counted(self._faults, 'time')})"
-            raise MachineError(self._address, failed, "rerun to resume") from fault
+            raise MachineError(self._address, failed, self._advice) from fault
         wait = _dice.uniform(0, min(LONGEST_WAIT, FIRST_WAIT * 2 ** min(self._faults - 1, 10)))
         self._pause(min(left, max(wait, min(fault.wait, LONGEST_ASKED))))
 

@@ -206,7 +206,7 @@ def status(code: int) -> str:
 
 def passes(code: int) -> bool:
     """Whether an answer of that status may be another one when asked again."""
-    return code in (408, 429) or code >= 500
+    return code in (408, 429) or (code >= 500 and code != 501)  # what is not implemented stays so
 
 
 def retry_after(headers: Mapping[str, str]) -> float:

@@ -16,7 +16,7 @@ from job.errors import UserError
 from job.runs import checkpoints
 from job.runs.records import CHECKPOINTS, CONFIG, DATA, SUMMARY, Summary, find_data, read_config
 from job.shutdown import Stop
-from job.storage.opening import is_bucket
+from job.storage.opening import canonical, is_bucket
 
 CHANGEABLE = ("precision", "replicas", "threads")  # they change bits, not what is computed
 
@@ -44,12 +44,13 @@ def configuration(folder: Path, config: Config, given: Collection[str], before: 
     merged = merge(folder, config, given)
     if "data" in given and manifest.exists(named := locate(config.source.data, config.feed, stop)):
         return merged, named.absolute() if isinstance(named, Path) else named
-    if is_bucket(config.output.out):  # the folder may have been copied to another bucket
-        stored = replace(stored, out=config.output.out)
+    out = canonical(config.output.out) if is_bucket(config.output.out) else config.output.out
+    if is_bucket(out):  # the folder may have been copied to another bucket
+        stored = replace(stored, out=out)
     data = find_data(folder, stored, "" if before is None else before.fingerprint, config.feed, stop)
     if not manifest.exists(data) and not manifest.unfinished(data):
         raise UserError(str(data), "the data set of this run is not found there", "give its folder with --data")
-    if data != folder / DATA and str(data) not in (stored.source.data, f"{config.output.out}/{DATA}"):
+    if data != folder / DATA and str(data) not in (stored.source.data, f"{out}/{DATA}"):
         console.log(f"the data set of this run is found in {data}")
     return merged, data
 

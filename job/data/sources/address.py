@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from job.addresses import CHECKSUM, MATRIX, Parts, cut, hidden, is_plain, joined, parameter, public, split
+from job.config.folders import meant
 from job.errors import UserError
 from job.storage import opening
 
@@ -59,6 +60,8 @@ def canonical(text: str) -> str:
         bare = f"https://{bare}"
     scheme, mark, rest = bare.partition("://")
     scheme = scheme.lower()
+    if (right := meant(bare)) and not Path(bare).exists():
+        raise UserError(shown(text), "is no address of a bucket", f"did you mean {shown(right)}?")
     if not mark or not re.fullmatch(r"[a-z][\w+.-]*", scheme):
         return text
     if scheme == "file":
