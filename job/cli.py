@@ -45,7 +45,7 @@ class Command:
 
 def _train(request: Request, stop: Stop) -> None:
     if commands.train(request, stop).status == "interrupted":
-        raise Interrupted
+        raise Interrupted(saved=True)
 
 
 def _evaluate(request: Request, stop: Stop) -> None:
@@ -166,8 +166,9 @@ def _dispatch(argv: list[str]) -> int:
         try:
             with signals(stop), _libraries_held():
                 command.run(request, stop)
-        except Interrupted:
-            console.log("interrupted; saved; rerun to resume" if command.resumes else "interrupted")
+        except Interrupted as error:
+            saved = "; saved" if error.saved else ""
+            console.log(f"interrupted{saved}; rerun to resume" if command.resumes else "interrupted")
             return INTERRUPTED
     if command.stdout_is_result:
         print(end="", flush=True)  # where nobody reads it, that shows here

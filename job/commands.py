@@ -121,34 +121,35 @@ def _require_sweep(names: Collection[str], where: str) -> None:
 
 def evaluate(request: Request, stop: Stop) -> dict[str, Any]:
     """The figures of a run."""
-    from job.evaluate import evaluate
-    from job.inference.export import NAME as MODEL
+    from job.runs.records import MODEL
 
     with _read(request, stop, MODEL) as run:
+        from job.evaluate import evaluate  # a mistyped RUN need not wait for TensorFlow
+
         return evaluate(run, request.config, stop, request.positional["run"])
 
 
 def predict(request: Request, stop: Stop) -> Iterator[str]:
     """The lines to print, as the images are read."""
-    from job.predict import predict
-
     with _read(request, stop) as run:
+        from job.predict import predict
+
         yield from predict(run, request.positional["path"], request.config, stop)
 
 
 def predict_rows(request: Request, stop: Stop) -> list[dict[str, Any]]:
     """The rows behind those lines."""
-    from job.predict import rows
-
     with _read(request, stop) as run:
+        from job.predict import rows
+
         return [*rows(run, request.positional["path"], request.config, stop)]
 
 
 def visualize(request: Request, stop: Stop) -> None:
     """How the network sees an image."""
-    from job.visualize import visualize
-
     with _read(request, stop) as run:
+        from job.visualize import visualize
+
         visualize(run, request.positional["image"], request.config.output.out, stop)
 
 

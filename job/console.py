@@ -184,6 +184,10 @@ class Progress:
         self.task = None if bar is None else bar.add_task(what, total=total, completed=done, rate="")
 
     @property
+    def _words(self) -> str:
+        return f"{self.rate:,.{0 if self.rate >= 10 else 1}f} {self.unit}/s"
+
+    @property
     def rate(self) -> float:
         """Units a second since the start."""
         return (self.done - self.first) / max(time.monotonic() - self.started, 1e-9)
@@ -191,14 +195,14 @@ class Progress:
     def advance(self, count: int = 1, note: str = "") -> None:
         self.done += count
         if self.bar is not None:
-            self.bar.update(self.task, completed=self.done, rate=f"{self.rate:,.0f} {self.unit}/s {note}")
+            self.bar.update(self.task, completed=self.done, rate=f"{self._words} {note}")
             return
         now = time.monotonic()
         if now - self.told >= PLAIN_SECONDS and self.done < self.total:
             self.told = now
             left = (self.total - self.done) / max(self.rate, 1e-9)
             share = 100 * self.done / max(self.total, 1)
-            line = f"{self.what}: {self.done:,}/{self.total:,} ({share:.0f} %), {self.rate:,.0f} {self.unit}/s, {duration(left)} left"
+            line = f"{self.what}: {self.done:,}/{self.total:,} ({share:.0f} %), {self._words}, {duration(left)} left"
             self.console.log(f"{line}, {note}" if note else line)
 
 

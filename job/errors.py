@@ -60,7 +60,11 @@ class Unsent(JobError):
 
 
 class Interrupted(Exception):
-    """Stopped by a signal, with everything saved; rerun to resume (exit code 75)."""
+    """Stopped by a signal; rerun to resume (exit code 75). `saved` says whether there was anything to save."""
+
+    def __init__(self, saved: bool = False) -> None:
+        super().__init__()
+        self.saved = saved
 
 
 _FILE_SYSTEM = (

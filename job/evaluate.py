@@ -24,8 +24,9 @@ from job.errors import MachineError, UserError
 from job.inference import export, plots
 from job.inference.trained import Item, Prediction, Trained
 from job.metrics import measure, probability
-from job.runs.records import find_data
+from job.runs.records import MODEL, find_data
 from job.shutdown import Stop
+from job.storage import local
 from job.storage.opening import is_bucket
 
 MISTAKES = 32  # drawn, the most confident ones
@@ -79,11 +80,11 @@ def evaluate(run: Path, config: EvaluateConfig, stop: Stop | None = None, addres
                 bar.advance()
     if not labels:
         raise UserError(shown(data), "none of its images decodes", "give JPEG, PNG or WebP files")
-    if compared and (run / export.NAME).exists():
+    if compared and (run / MODEL).exists():
         console.log(
             "model.keras resizes the originals at once, without the stored JPEG between: " + export.apart(run, compared, trained.levels)
         )
-    mistakes.draw(run / "report" / f"mistakes-{dataset.split}.png", trained.classes, what)
+    mistakes.draw(run / "report" / f"mistakes-{dataset.split}.png", trained.classes, what, is_bucket(address))
     figures = asdict(measure(labels, logits)) | {"split": dataset.split, "positive": trained.classes[1], "classes": trained.classes}
     return figures | {"learnt": _shared(dataset, own, "train"), "chose": _shared(dataset, own, "validation")}
 
@@ -126,6 +127,9 @@ def _shared(dataset: _Dataset, own: Location | None, split: str) -> int | None:
     if dataset.fingerprint == whole.fingerprint:  # no image is in two splits of a data set
         return whole.split(split, own).records if split in dataset.splits else 0
     shards = whole.split(split, own).shards
+    if not isinstance(own, Path):
+        size = local.size(sum(shard.bytes for shard in shards))
+        console.log(f"reading the {split} split of the run's own shards, {size} in {own}, to count the images that are also in it")
     with closing(open_records(own, shards)) as records:
         records.need(0, lambda window: range(len(shards)))
         known = set(records.hashes())
@@ -195,7 +199,8 @@ class _Mistakes:
         if len(self._heap) > MISTAKES:
             heapq.heappop(self._heap)
 
-    def draw(self, path: Path, classes: tuple[str, str], what: str) -> None:
+    def draw(self, path: Path, classes: tuple[str, str], what: str, is_temporary: bool) -> None:
+        """Draw them; where the file is a temporary one, whoever sends it says where it went."""
         if not self._heap:
             console.log("no mistakes to draw")
             return
@@ -208,7 +213,8 @@ class _Mistakes:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             plots.sheet([prediction.image for prediction in worst], titles, path, f"The most confident of {self._met:,} mistakes on {what}")
-            console.log(f"the most confident mistakes are in {path}")
+            if not is_temporary:
+                console.log(f"the most confident mistakes are in {path}")
         except OSError as error:  # the figures are worth more than the plot
             console.log(f"warning: {path} could not be written ({error.strerror})")
 

@@ -97,6 +97,8 @@ def _train(config: Config, on_epoch: Callable[[Epoch], Any] | None, given: Colle
         if "data" in given and manifest.exists(named := locate(config.source.data, config.feed, stop)):
             require_same_data(manifest.read(named), before.fingerprint, folder)
         console.log(f"{folder} is already finished: validation accuracy {before.accuracy:.4f}")
+        if checkpoints.of_step(folder / records.CHECKPOINTS, before.best_step) is None:
+            console.log(f"warning: its best checkpoint, of step {before.best_step or 0:,}, is gone")
         return before
     config, data = resume.configuration(folder, config, given, before, stop)
     shards = manifest.read(data)
@@ -131,7 +133,7 @@ def _train(config: Config, on_epoch: Callable[[Epoch], Any] | None, given: Colle
             fence = checkpoints.next_fence(folder / records.CHECKPOINTS) if where.fence is None else where.fence
             saver = Saver(run, state, watch, fence, None if latest is None else latest.name)
             stop.check()
-            starts.begin(folder)
+            starts.begin(folder, "" if latest is None else str(latest.name))
             where.settle(COUNTED)
             with closing(RunLog(folder, state.step, state.epoch)) as log, closing(saver):
                 if latest is not None:
@@ -154,6 +156,8 @@ def _go(loop: Loop, on_epoch: Callable[[Epoch], Any] | None) -> Summary:
             loop.watch.off()
         starts.clear(run.folder)
         summary = saver.summarise(state, status)
+        if status == "stopped" and 0 < run.config.schedule.stop_after <= state.epoch:
+            console.log(f"stopped after epoch {state.epoch:,}, as --stop-after says; give a larger one, or 0, to go on")
         if status == "done":
             console.log(f"validation accuracy {summary.accuracy:.4f} at step {summary.best_step:,}; model and curves in {run.folder}")
         return summary

@@ -251,7 +251,7 @@ def test_a_start_that_comes_to_nothing_leaves_no_folder_but_one_that_was_there(
 
     monkeypatch.setattr("job.train.train", interrupted)
     done = here("train", "--data", shards, "--out", run, *QUICK)
-    assert (done.returncode, done.stdout, run.exists()) == (75, "interrupted; saved; rerun to resume\n", False)
+    assert (done.returncode, done.stdout, run.exists()) == (75, "interrupted; rerun to resume\n", False)
     run.mkdir()
     here("train", "--data", shards, "--out", run, *QUICK)
     assert run.exists()

@@ -188,7 +188,7 @@ def test_a_step_that_hangs_and_a_stop_that_is_never_seen_end_with_75_and_the_run
             assert stdout.endswith(line)
             assert (out / records.LOG).read_text().endswith(line)
             assert checkpoints.names(out / records.CHECKPOINTS)[0].step in (1, 2)
-            assert starts._read(out) == 0
+            assert starts.counted(out, _newest(out)) == 0
     assert train(small(shards, hangs)).status == "done"
     _same_end(hangs, run)
 
@@ -219,11 +219,14 @@ def test_starts_without_a_new_checkpoint_are_counted_until_one_is_refused(tmp_pa
     assert error.value.code == 1
     starts.begin(tmp_path)
     starts.clear(tmp_path)
-    assert starts._read(tmp_path) == 0
-    for garbage in (b"\xff", b"[]", b"{}", b'{"starts_without_a_new_checkpoint": "9"}', b"[" * 100_000):
+    assert starts.counted(tmp_path) == 0
+    for _ in range(7):  # each from another checkpoint
+        starts.begin(tmp_path, f"step-{_:08d}-0001")
+        assert starts.counted(tmp_path, f"step-{_:08d}-0001") == 1
+    for garbage in (b"\xff", b"[]", b"{}", b'{"starts_without_a_new_checkpoint": "9", "newest_checkpoint": ""}', b"[" * 100_000):
         (tmp_path / starts.NAME).write_bytes(garbage)
         starts.begin(tmp_path)
-        assert starts._read(tmp_path) == 1
+        assert starts.counted(tmp_path) == 1
 
 
 def test_a_run_that_dies_again_and_again_ends_with_1_and_one_that_saves_does_not(
@@ -242,14 +245,20 @@ def test_a_run_that_dies_again_and_again_ends_with_1_and_one_that_saves_does_not
     for fatal, counted in ((1, 1), (3, 0)):  # in the second start step 2 is saved
         with pytest.raises(KeyboardInterrupt):
             train(small(shards, out, save_every="2steps"))
-        assert starts._read(out) == counted, fatal
-    starts._write(out, starts.MOST)
+        assert starts.counted(out, _newest(out)) == counted, fatal
+    for _ in range(starts.MOST):
+        starts.begin(out, _newest(out))
     with pytest.raises(StuckError):
         train(small(shards, out))
     fatal = 0
     assert train(small(shards, out, stop_after=1)).status == "stopped"
     assert train(small(shards, out, stop_after=1)).status == "stopped"  # nothing new is saved, and nothing is wrong
-    assert starts._read(out) == 0
+    assert starts.counted(out, _newest(out)) == 0
+
+
+def _newest(out: Path) -> str:
+    newest = checkpoints.newest(out / records.CHECKPOINTS)
+    return "" if newest is None else str(newest.name)
 
 
 def test_clocks_that_jump_change_nothing(shards: Path, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -260,7 +269,7 @@ def test_clocks_that_jump_change_nothing(shards: Path, run: Path, tmp_path: Path
     out = tmp_path / "run"
     assert train(small(shards, out, stop_after=1, save_every="60s", grace="1s", step_timeout="30s")).status == "stopped"
     assert train(small(shards, out, save_every="60s", grace="1s", step_timeout="30s")).status == "done"
-    assert not (out / starts.NAME).exists() or starts._read(out) == 0
+    assert starts.counted(out, _newest(out)) == 0
     _same_end(out, run)
     seconds = [epoch.seconds for epoch in records.read_epochs(out)]
     assert 0 < seconds[0] < seconds[1] < 600

@@ -44,6 +44,41 @@ def test_a_local_folder_is_itself(tmp_path: Path) -> None:
     assert not (tmp_path / "cache").exists()
 
 
+def test_what_is_refused_by_its_names_is_neither_fetched_nor_written(store: Store, tmp_path: Path) -> None:
+    bucket = open_bucket(store.url)
+    bucket.put("holiday.mp4", b"film")
+    bucket.put("pets/cat.jpg", b"cat")
+    (tmp_path / "local").mkdir()
+    (tmp_path / "local" / "holiday.mp4").write_bytes(b"film")
+
+    def accept(names: set[str]) -> None:
+        raise UserError("--out", f"holds {', '.join(sorted(names))}", "")
+
+    for text, held in ((store.url, "holiday.mp4, pets"), (str(tmp_path / "local"), "holiday.mp4")):
+        with (
+            pytest.raises(UserError, match=f"--out: holds {held}$"),
+            place.opened(text, tmp_path / "one", Stop(), 5, LIFE, accept=accept),
+        ):
+            raise AssertionError("it was opened")
+    assert [found.name for found in bucket.list()] == ["holiday.mp4", "pets/cat.jpg"], "no lease, no probe"
+    assert list((tmp_path / "one").rglob("*.mp4")) == []
+
+
+def test_what_nothing_came_of_leaves_nothing(store: Store, tmp_path: Path) -> None:
+    bucket = open_bucket(store.url)
+    with pytest.raises(UserError, match="no"), place.opened(store.url, tmp_path / "one", Stop(), 5, LIFE):
+        raise UserError("train", "no", "")
+    with place.opened(store.url, tmp_path / "one", Stop(), 5, LIFE):
+        pass
+    assert list(bucket.list()) == []
+    with place.opened(store.url, tmp_path / "one", Stop(), 5, LIFE) as where:
+        save(where.path, 1, [])
+    assert where.fence == 1
+    with place.opened(store.url, tmp_path / "two", Stop(), 5, LIFE) as where:
+        assert where.fence == 2
+    assert lease.NAME in {found.name for found in bucket.list()}, "a lease with a history is kept"
+
+
 def test_a_second_machine_finds_all_that_the_first_has_written(store: Store, tmp_path: Path) -> None:
     with place.opened(store.url, tmp_path / "one", Stop(), 5, LIFE) as where:
         assert where.fence == 1

@@ -198,6 +198,36 @@ def test_too_few_images_and_an_empty_class_in_a_split_of_the_source(tmp_path: Pa
     assert _refused(few, tmp_path / "out3") == "class cats: has 2 images to train on, and needs 3; give more images"
 
 
+@pytest.mark.parametrize("damage", ["shard", "index", "cut", "all"])
+def test_a_data_set_that_lacks_files_is_prepared_again(tmp_path: Path, capsys: pytest.CaptureFixture[str], damage: str) -> None:
+    pets, out = draw_pets(tmp_path / "pets", 12), tmp_path / "set"
+    prepared(pets, out)
+    before, shard = bytes_of(out), manifest.read(out).splits["train"].shards[1]
+    lost = {"shard": [shard.file], "index": [shard.index], "cut": [], "all": [name for name in before if name.startswith("train-")]}[damage]
+    for name in lost:
+        (out / name).unlink()
+    if damage == "cut":
+        os.truncate(out / shard.file, 20)
+    capsys.readouterr()
+    assert "holds a data set prepared with side" in _refused(pets, out, side=64)
+    prepared(pets, out)
+    said = capsys.readouterr().out
+    assert re.search(rf"^warning: {out}/train-.*(is missing from the data set|has 20 of .* bytes); preparing it again$", said, re.M), said
+    assert bytes_of(out) == before
+    prepared(pets, out)
+    assert capsys.readouterr().out == f"{out} is already prepared\n"
+
+
+def test_a_source_may_be_named_in_several_ways(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    pets, out = draw_pets(tmp_path / "pets", 12), tmp_path / "set"
+    monkeypatch.chdir(tmp_path)
+    prepared(pets, out)
+    capsys.readouterr()
+    for named in ("pets", "./pets/", "pets/../pets", f"{pets}/cats/.."):
+        prepared([named], out)
+        assert capsys.readouterr().out == f"{out} is already prepared\n"
+
+
 def test_a_finished_folder_says_so_and_is_not_touched(shards: Path, drawn: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = {path: (path.stat().st_mtime_ns, path.stat().st_ino) for path in shards.rglob("*") if path.name != ".lock"}
     assert prepared(drawn, shards) == manifest.read(shards)

@@ -134,8 +134,25 @@ def test_a_store_out_of_reach(store: Store, monkeypatch: pytest.MonkeyPatch) -> 
     with proxied(store) as place:
         place.use(monkeypatch)
         place.proxy.away(60)
-        with pytest.raises(MachineError, match=r"unreachable for 0 s \(connection reset, \d+ times?\); check the network and [A-Z0-9_]+=http:.*, then rerun"):
+        with pytest.raises(
+            MachineError,
+            match=r"unreachable for 0 s \(connection reset, \d+ times?\); check the network and [A-Z0-9_]+=http:.*, then rerun",
+        ):
             probe(open_bucket(place.url, budget=0.2))
+
+
+def test_a_store_out_of_reach_is_waited_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def away(self: Retrying, name: str, *rest: object) -> None:
+        asked.append(name)
+        raise MachineError("gs://b", "unreachable for 2 min", "")
+
+    for call in ("stat", "read", "put", "replace", "delete"):
+        monkeypatch.setattr(Retrying, call, away)
+    with pytest.raises(MachineError):
+        probe(open_bucket("gs://some-bucket"))
+    assert len(asked) == 1, "cleaning up would wait as long again"
 
 
 # Addresses

@@ -330,5 +330,8 @@ def test_an_outage_is_waited_for(store: Store, monkeypatch: pytest.MonkeyPatch) 
         assert read.result() in (b"first", b"second")
         assert set(bucket.counts.faults) == {"connection reset"}
         place.proxy.away(60)
-        with pytest.raises(MachineError, match=r"unreachable for 0 s \(connection reset, \d+ times?\); check the network and [A-Z0-9_]+=http:.*, then rerun"):
+        with pytest.raises(
+            MachineError,
+            match=r"unreachable for 0 s \(connection reset, \d+ times?\); check the network and [A-Z0-9_]+=http:.*, then rerun",
+        ):
             bucket.within(0.3).stat("a")

@@ -110,7 +110,7 @@ def sweep(config: SweepConfig, fixed: Collection[str] = (), stop: Stop | None = 
         report.write(state)
         report.draw(state)
         if stop:
-            raise Interrupted
+            raise Interrupted(saved=True)
         _tell(state, time.monotonic() > until)
         return state
 

@@ -14,11 +14,11 @@ _SLIPS = (  # what a bucket's address is mistaken for: its scheme, then what fol
     (re.compile(r"arn:aws:s3:::(?P<rest>.*)", re.I | re.S), "s3"),
 )
 _PAGES = (  # as consoles and browsers show them
-    (re.compile(r"https?://(?:storage\.googleapis\.com|storage\.cloud\.google\.com)/(?P<rest>[^?#]*)", re.I), "gs"),
-    (re.compile(r"https?://console\.cloud\.google\.com/storage/browser/(?P<rest>[^?#;]*)", re.I), "gs"),
-    (re.compile(r"https?://(?P<bucket>[^/?#]+)\.storage\.googleapis\.com/?(?P<rest>[^?#]*)", re.I), "gs"),
-    (re.compile(r"https?://s3(?:[.-][a-z0-9-]+)?\.amazonaws\.com/(?P<rest>[^?#]*)", re.I), "s3"),
-    (re.compile(r"https?://(?P<bucket>[^/?#]+)\.s3(?:[.-][a-z0-9-]+)?\.amazonaws\.com/?(?P<rest>[^?#]*)", re.I), "s3"),
+    (re.compile(r"https?://(?:storage\.googleapis\.com|storage\.cloud\.google\.com)/(?P<rest>[^?#]*)(?:[?#].*)?", re.I), "gs"),
+    (re.compile(r"https?://console\.cloud\.google\.com/storage/browser/(?P<rest>[^?#;]*)(?:[?#;].*)?", re.I), "gs"),
+    (re.compile(r"https?://(?P<bucket>[^/?#]+)\.storage\.googleapis\.com/?(?P<rest>[^?#]*)(?:[?#].*)?", re.I), "gs"),
+    (re.compile(r"https?://s3(?:[.-][a-z0-9-]+)?\.amazonaws\.com/(?P<rest>[^?#]*)(?:[?#].*)?", re.I), "s3"),
+    (re.compile(r"https?://(?P<bucket>[^/?#]+)\.s3(?:[.-][a-z0-9-]+)?\.amazonaws\.com/?(?P<rest>[^?#]*)(?:[?#].*)?", re.I), "s3"),
 )
 
 
@@ -43,7 +43,7 @@ def refuse_slip(text: str, where: str) -> None:
         UserError: it proposes the right one.
     """
     if right := meant(text):
-        raise UserError(where, f"{text!r} is no address of a bucket", f"did you mean {right}? (a folder of that name is ./{text})")
+        raise UserError(where, f"{text!r} is no address of a bucket", f"write {right}")
 
 
 def folder_or_bucket(text: str, where: str) -> None:
@@ -57,7 +57,7 @@ def folder_or_bucket(text: str, where: str) -> None:
     refuse_slip(text, where)
     if _ADDRESS.match(text):
         right = meant(text, _PAGES)
-        fix = f"did you mean {right}?" if right else "name a folder, gs://BUCKET/PREFIX or s3://BUCKET/PREFIX"
+        fix = f"write {right}" if right else "name a folder, gs://BUCKET/PREFIX or s3://BUCKET/PREFIX"
         raise UserError(where, f"{text} is an address of another kind, to which nothing can be written", fix)
 
 

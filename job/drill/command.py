@@ -21,7 +21,7 @@ from job.drill import kills
 from job.drill.comparison import Compared, compare, fetched
 from job.drill.kills import Kill
 from job.drill.run import Run, Start
-from job.errors import DONE, INTERRUPTED, MACHINE, USER, MachineError, ProofError, UserError
+from job.errors import DONE, INTERRUPTED, MACHINE, USER, Interrupted, MachineError, ProofError, UserError
 from job.feeds.order import epoch_end
 from job.prepare import prepare
 from job.shutdown import Stop
@@ -99,7 +99,9 @@ def _work() -> Iterator[Path]:
     except ProofError:
         console.log(f"drill: the logs of all starts are kept in {work}")
         raise
-    except BaseException:
+    except BaseException as error:
+        if isinstance(error, Interrupted):
+            console.log("drill: stopped; a drill is not resumed: start it anew with a new or empty --out")
         local.remove_tree(work)
         raise
     local.remove_tree(work)

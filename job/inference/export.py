@@ -13,9 +13,8 @@ from job.data import pixels
 from job.data.levels import FULL, Levels
 from job.machine.libraries import keras
 from job.models.network import build_network, exported, variables_of
+from job.runs.records import MODEL
 from job.storage import local
-
-NAME = "model.keras"
 
 
 def write(folder: Path, config: Resolved, weights: dict[str, Any]) -> None:
@@ -27,7 +26,7 @@ def write(folder: Path, config: Resolved, weights: dict[str, Any]) -> None:
     exported(network, config.model.size).save(temporary)
     with temporary.open("rb") as file:
         local.sync(file.fileno())
-    local.rename(temporary, folder / NAME)
+    local.rename(temporary, folder / MODEL)
     local.sync_folder(folder)
 
 
@@ -39,7 +38,7 @@ def apart(folder: Path, predictions: Iterable[tuple[bytes, float]], levels: Leve
         predictions: image files, stored or original, each with the probability that `evaluate` gives it.
         levels: of 16-bit originals; the file itself sees 8 bits, and whoever uses it brings them to those.
     """
-    model = keras.models.load_model(folder / NAME, safe_mode=True)
+    model = keras.models.load_model(folder / MODEL, safe_mode=True)
     gaps = [abs(float(model(pixels.decode(data, levels)[None])[0, 0]) - probability) for data, probability in predictions]
     most, mean = f"{np.max(gaps):.2g} at most", f"{np.mean(gaps):.2g} on average"
     return f"its probabilities differ from those of twofold evaluate by {most}, {mean}, over {len(gaps)} images"

@@ -31,7 +31,7 @@ from job.shutdown import Stop
 from job.storage import lease, local, lock
 from job.storage.opening import canonical, is_bucket
 
-CONFIG, METRICS, SUMMARY, LOG = "config.toml", "metrics.jsonl", "summary.json", "log.txt"
+CONFIG, METRICS, SUMMARY, LOG, MODEL = "config.toml", "metrics.jsonl", "summary.json", "log.txt", "model.keras"
 DATA, CHECKPOINTS = "data", "checkpoints"  # folders
 STATUSES = ("running", "interrupted", "stopped", "failed", "done")
 PACKAGES = ("tensorflow", "tensorflow-cpu", "keras", "numpy", "opencv-python-headless", "protobuf")
@@ -161,14 +161,23 @@ def write_config(folder: Path, config: Config) -> None:
     local.write_atomic(folder / CONFIG, to_toml(config))
 
 
+def require_run(folder: Path) -> None:
+    """Refuse a folder that is no run's.
+
+    Raises:
+        UserError: it has no configuration.
+    """
+    if not (folder / CONFIG).is_file():
+        raise UserError(str(folder), "is not a run folder", "name the --out of a twofold train")
+
+
 def read_config(folder: Path) -> Config:
     """The configuration that a run was started with.
 
     Raises:
         UserError: the folder is not a run's, or its configuration is damaged.
     """
-    if not (folder / CONFIG).is_file():
-        raise UserError(str(folder), "is not a run folder", "name the --out of a twofold train")
+    require_run(folder)
     config: Config = build(Config, read_toml(folder / CONFIG, Config))
     return config
 

@@ -1,1 +1,1 @@
-"""Files that are whole or absent. Local folders alone so far; buckets stand beside them."""
+"""Files and objects that are whole or absent, on disks and in buckets."""

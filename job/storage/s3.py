@@ -184,7 +184,8 @@ class S3Bucket:
         if code in _CREDENTIALS or number == 401:
             return UserError(self.address, f"cannot {verb}: the credentials were refused ({code})", LOG_IN)
         if number == 403:
-            return UserError(self.address, f"cannot {verb}: permission denied", f"allow {_PERMISSIONS[verb]} on s3://{self._bucket}")
+            also = ", or an access key that the store does not know" if code == "403" else ""  # no body said which
+            return UserError(self.address, f"cannot {verb}: permission denied{also}", f"allow {_PERMISSIONS[verb]} on s3://{self._bucket}")
         return UserError(
             where, f"cannot {verb}: {transfer.status(number)} ({message})", "correct the address or the settings of the bucket"
         )

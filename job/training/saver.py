@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from job.config import lengths
 from job.console import console, counted
-from job.runs import checkpoints, records, starts
+from job.runs import checkpoints, records
 from job.runs.checkpoints import Checkpoint, Name
 from job.runs.state import State
 from job.training import resume
@@ -93,7 +93,6 @@ class Saver:
         """
         with self.watch.timed(f"the save of step {checkpoint.state.step:,}"):
             checkpoints.save(self.folder, checkpoint)
-            starts.clear(self.run.folder)
             self.saved = checkpoint.state
             self.made += 1
             self.summarise(checkpoint.state, "running")

@@ -61,7 +61,7 @@ def canonical(text: str) -> str:
     scheme, mark, rest = bare.partition("://")
     scheme = scheme.lower()
     if (right := meant(bare)) and not Path(bare).exists():
-        raise UserError(shown(text), "is no address of a bucket", f"did you mean {shown(right)}?")
+        raise UserError(shown(text), "is no address of a bucket", f"write {shown(right)}")
     if not mark or not re.fullmatch(r"[a-z][\w+.-]*", scheme):
         return text
     if scheme == "file":
