@@ -16,6 +16,7 @@ import pytest
 import job.train
 from job.config.options import build as build_config
 from job.config.schema import Config
+from job.data import location
 from job.errors import UserError
 from job.runs import checkpoints, place, records, starts
 from job.shutdown import Stop
@@ -79,6 +80,7 @@ def bucket(objects: dict[str, tuple[bytes, str, str]], monkeypatch: pytest.Monke
     made = MemoryBucket()
     made.objects = dict(objects)
     monkeypatch.setattr(place, "open_bucket", lambda text, stop: Retrying(made, stop))
+    monkeypatch.setattr(location, "open_bucket", lambda text, stop: Retrying(MemoryBucket(), stop))  # below the run there are no shards
     monkeypatch.setattr(mirror, "SECOND", 0.01)
     return made
 

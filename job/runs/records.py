@@ -256,10 +256,13 @@ def find_data(
         default = places[0]
     if is_bucket(config.output.out):
         places.append(locate(f"{canonical(config.output.out)}/{DATA}", cache or config.feed, stop))
-    there = [place for place in dict.fromkeys(places) if manifest.exists(place)]
-    if not fingerprint:
-        return there[0] if there else default
-    return next((place for place in there if manifest.read(place).fingerprint == fingerprint), there[0] if there else default)
+    other: Location | None = None
+    for place in dict.fromkeys(places):  # one by one: a bucket that is not needed may be out of reach
+        if manifest.exists(place):
+            if not fingerprint or manifest.read(place).fingerprint == fingerprint:
+                return place
+            other = other or place
+    return other or default
 
 
 def write_environment(folder: Path, config: Resolved, devices: Devices) -> None:
