@@ -52,6 +52,14 @@ def named(text: str) -> str:
 def hidden(text: str) -> str:
     """Any text, in which addresses are without user info and the values of unknown parameters; the rest is as it was."""
     text = named(text)
+    for _ in range(4):  # what was left out may have stood between two parts of another address
+        before, text = text, _hidden(text)
+        if text == before:
+            break
+    return text
+
+
+def _hidden(text: str) -> str:
     made, at = "", 0
     while match := _WITHIN.search(text, at):
         made += text[at : match.start()]

@@ -178,11 +178,14 @@ def _opened(config: Config | PrepareConfig, stop: Stop, accept: Callable[[set[st
     return place.opened(config.output.out, cache, stop, grace, bound=bound, accept=accept)
 
 
-def _read(request: Request, stop: Stop, *more: str) -> AbstractContextManager[Path]:
+@contextmanager
+def _read(request: Request, stop: Stop, *more: str) -> Iterator[Path]:
     """The run that a command reads."""
-    from job.runs import reading
+    from job.runs import reading, records
 
-    return reading.opened(request.positional["run"], request.config.feed, stop, more)
+    with reading.opened(request.positional["run"], request.config.feed, stop, more) as folder:
+        records.require_run(folder)
+        yield folder
 
 
 def _resumed(request: Request, folder: Path) -> Config:

@@ -171,9 +171,9 @@ def simulated(world: World) -> Iterator[None]:
         world.current.process.lease = self
         world.current.process.renewed = world.now
 
-    def release(self: Lease, seconds: float = 0.0) -> None:
+    def release(self: Lease, seconds: float = 0.0, forget: bool = False) -> None:
         if not self.lost:
-            self._release([])
+            self._release([], forget and self._first)
 
     def flush(self: Mirror, deadline: float) -> list[str]:
         self._all = True

@@ -126,7 +126,9 @@ def test_a_started_run_keeps_its_shards_whatever_became_of_their_source(tmp_path
         return capsys.readouterr().out
 
     assert kept(pets) == ""
-    with pytest.raises(UserError, match=r"elsewhere/pets is not what this was started with: .*/pets; leave --data out to resume"):
+    with pytest.raises(
+        UserError, match=r"elsewhere/pets is not what this was started with: .*/run/data, made of .*/pets; leave --data out to resume"
+    ):
         kept(tmp_path / "elsewhere" / "pets")  # what it was made of is there still
     renamed = pets.rename(tmp_path / "animals")
     assert kept(renamed) == ""
@@ -141,7 +143,7 @@ def test_a_started_run_keeps_its_shards_whatever_became_of_their_source(tmp_path
         with pytest.raises(UserError) as caught:
             prepared_shards(_config(other), run, Stop(), started=run)
         fix = "leave --data out to resume, or give a new --out"
-        assert str(caught.value) == f"--data: {other} is not what this was started with: {pets}; {fix}"
+        assert str(caught.value) == f"--data: {other} is not what this was started with: {own}, made of {pets}; {fix}"
 
 
 def test_a_started_run_keeps_its_entry_of_the_cache(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,7 +13,8 @@ from job.storage.cache import is_full
 from job.storage.lock import InUse
 
 THREADS = 4
-FULL_WAIT = 60.0  # seconds before another try where the disk is full
+FULL_WAIT = 60.0  # seconds before another try where the disk is full, or the cache has no room
+ROOM_WAIT = 1.0  # the same, the first time: what is over may be on its way still
 
 
 class ReadAhead:
@@ -30,13 +31,16 @@ class ReadAhead:
         self._changed = threading.Condition()
         self._queue: deque[Shard] = deque()
         self._threads: list[threading.Thread] = []
-        self._closed = False
+        self._closed, self._asked = False, 0
+        self._refused: set[Shard] = set()
         self._told: set[str] = set()
 
     def need(self, shards: Iterable[Shard]) -> None:
         """Fetch these, in this order, in place of what was needed before."""
         with self._changed:
             self._queue = deque(shards)
+            self._asked += 1
+            self._refused.clear()
             self._wake()
 
     def again(self, shard: Shard) -> None:
@@ -63,7 +67,10 @@ class ReadAhead:
         while (shard := self._taken()) is not None:
             try:
                 if not self._fetch(shard):
-                    self._tell("the cache has no room for all shards in use; give a larger --cache-size")
+                    if shard in self._refused:
+                        self._tell("the cache has no room for all shards in use; give a larger --cache-size")
+                    self._put_back(shard, FULL_WAIT if shard in self._refused else ROOM_WAIT)
+                    self._refused.add(shard)
             except InUse:  # another process fetches it: look again when the others are here
                 self._put_back(shard, 0)
             except OSError as error:
@@ -87,7 +94,8 @@ class ReadAhead:
     def _put_back(self, shard: Shard, wait: float) -> None:
         with self._changed:
             self._queue.append(shard)
-            self._changed.wait_for(lambda: self._closed, wait)
+            asked = self._asked
+            self._changed.wait_for(lambda: self._closed or self._asked != asked, wait)
 
     def _tell(self, what: str) -> None:
         """Warn, once for each kind."""

@@ -19,7 +19,6 @@ from job.config import folders, schema
 from job.config.resolve import bytes_of
 from job.console import console
 from job.errors import JobError, UserError
-from job.runs import records
 from job.runs.place import CHECKPOINT, FETCHES, committed, listed
 from job.shutdown import Stop
 from job.storage import lease, local, parallel
@@ -42,11 +41,10 @@ def opened(text: str, options: schema.Cache, stop: Stop, more: tuple[str, ...] =
         more: other files of the run that are wanted where they are there.
 
     Raises:
-        UserError, MachineError: no such address, no run, no access, no such bucket, unreachable.
+        UserError, MachineError: no such address, no access, no such bucket, unreachable.
     """
     folders.folder_or_bucket(text, "RUN")
     if not is_bucket(text):
-        records.require_run(Path(text))
         yield Path(text)
         return
     bucket = open_bucket(text, stop)
@@ -62,7 +60,6 @@ def opened(text: str, options: schema.Cache, stop: Stop, more: tuple[str, ...] =
                     raise UserError(bucket.address, f"its files change as fast as they are fetched, {TRIES} times", "try again") from None
                 local.remove_tree(folder)
                 folder.mkdir()
-        records.require_run(folder)
         before = _reports(folder)
         yield folder
         _send(bucket, folder, [name for name, mark in _reports(folder).items() if before.get(name) != mark])
