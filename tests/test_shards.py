@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -139,18 +141,36 @@ def test_an_index_that_is_none(tmp_path: Path, content: bytes) -> None:
         Reader(tmp_path, [shard])
 
 
-def test_a_reader_gives_its_descriptors_back(tmp_path: Path) -> None:
-    made = [write(tmp_path, f"train-{k:05d}-of-00002", [_record(k)]) for k in range(2)]
-    before = len(os.listdir("/proc/self/fd"))
+def test_a_reader_holds_few_files_open_and_gives_them_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("job.data.shards.OPEN", 3)
+    made = [write(tmp_path, f"train-{k:05d}-of-00020", [_record(2 * k), _record(2 * k + 1)]) for k in range(20)]
+    before, most = len(os.listdir("/proc/self/fd")), 0
     with Reader(tmp_path, made) as reader:
-        assert reader[1] == _record(1)
-        assert len(os.listdir("/proc/self/fd")) == before + 2
+        assert [record.key for record in reader.stream()] == [_record(k).key for k in range(40)]
+        assert len(os.listdir("/proc/self/fd")) == before + 3
+
+        def read(seed: int) -> None:
+            nonlocal most
+            for number in np.random.default_rng(seed).permutation(40):
+                assert reader[int(number)] == _record(int(number))
+                most = max(most, len(os.listdir("/proc/self/fd")) - before)
+
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(read, range(8)))
+        assert most <= 3 + 4 + 4, "those kept, and those in use; the listings hold one each"
     reader.close()
     assert len(os.listdir("/proc/self/fd")) == before
-    (tmp_path / made[1].file).unlink()
-    with pytest.raises(FileNotFoundError):
-        Reader(tmp_path, made)
-    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_shard_that_vanishes_is_named_with_the_record(tmp_path: Path) -> None:
+    made = [write(tmp_path, f"train-{k:05d}-of-00002", [_record(2 * k), _record(2 * k + 1)]) for k in range(2)]
+    with Reader(tmp_path, made) as reader:
+        (tmp_path / made[1].file).unlink()
+        assert reader[1] == _record(1)
+        with pytest.raises(UserError) as caught:
+            reader[3]
+    line = f"{tmp_path / made[1].file}: is gone, record 1 cannot be read; rerun its twofold prepare, or copy it again"
+    assert str(caught.value) == line
 
 
 def test_an_index_of_another_shard(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import re
 import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Self, cast
 
@@ -26,6 +27,7 @@ from job.storage import local
 
 _HEADER = 12  # bytes before a record's data
 FOOTER = 4  # and after them
+OPEN = 64  # files held open at once: a process may have 256, or 1,024
 _HEX = re.compile(rb"[0-9a-f]{64}")
 
 
@@ -238,19 +240,25 @@ class Records:
         self.close()
 
 
+class _Opened:
+    """A file, closed when nobody holds it any more: who reads from it does, and the cache of those that are kept open."""
+
+    def __init__(self, path: str) -> None:
+        self.descriptor = -1
+        self.descriptor = os.open(path, os.O_RDONLY)
+
+    def __del__(self) -> None:
+        if self.descriptor >= 0:
+            os.close(self.descriptor)
+
+
 class Reader(Records):
-    """The records of shards in a local folder. It holds a descriptor for each shard."""
+    """The records of shards in a local folder. It holds `OPEN` of them open at most: a data set may have thousands."""
 
     def __init__(self, folder: Path, shards: Sequence[Shard]) -> None:
-        paths = [folder / shard.file for shard in shards]
-        super().__init__([*map(str, paths)], [self._read_index(folder / shard.index, shard) for shard in shards])
-        self._files: list[int] = []
-        try:
-            for path in paths:
-                self._files.append(os.open(path, os.O_RDONLY))
-        except OSError:
-            self.close()
-            raise
+        names = [str(folder / shard.file) for shard in shards]
+        super().__init__(names, [self._read_index(folder / shard.index, shard) for shard in shards])
+        self._opened = lru_cache(maxsize=OPEN)(_Opened)
 
     @staticmethod
     def _read_index(path: Path, shard: Shard) -> Any:
@@ -261,20 +269,34 @@ class Reader(Records):
 
     def __getitem__(self, number: int) -> Record:
         shard, offset, length = self._place(number)
-        data = intact(os.pread(self._files[shard], length + FOOTER, offset), length)
+        data = intact(self._read(shard, number, length + FOOTER, offset), length)
         if data is None:
             raise self._corrupt(number)
         return parse(data)
+
+    def _read(self, shard: int, number: int, length: int, offset: int) -> bytes:
+        """Bytes of a shard, of the record of that number.
+
+        Raises:
+            UserError: the shard is gone.
+        """
+        try:
+            held = self._opened(self._names[shard])  # held until this has read, whoever else opens files meanwhile
+            return os.pread(held.descriptor, length, offset)
+        except FileNotFoundError:
+            what = f"is gone, record {number - int(self._starts[shard])} cannot be read"
+            raise UserError(self._names[shard], what, "rerun its twofold prepare, or copy it again") from None
+        except OSError as error:
+            error.filename = error.filename or self._names[shard]  # a read does not say where
+            raise
 
     def hashes(self) -> Iterator[str]:
         """The `sha256` of each record, without its image: it stands last in a record that `serialize` made."""
         for number in range(len(self)):
             shard, offset, length = self._place(number)
-            tail = os.pread(self._files[shard], len(_LAST) + 64, max(0, offset + length - len(_LAST) - 64))
+            tail = self._read(shard, number, len(_LAST) + 64, max(0, offset + length - len(_LAST) - 64))
             digest = tail[len(_LAST) :]
             yield digest.decode() if tail.startswith(_LAST) and _HEX.fullmatch(digest) else self[number].sha256
 
     def close(self) -> None:
-        files, self._files = self._files, []
-        for descriptor in files:
-            os.close(descriptor)
+        self._opened.cache_clear()
