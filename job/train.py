@@ -97,8 +97,13 @@ def _train(config: Config, on_epoch: Callable[[Epoch], Any] | None, given: Colle
         if "data" in given and manifest.exists(named := locate(config.source.data, config.feed, stop)):
             require_same_data(manifest.read(named), before.fingerprint, folder)
         console.log(f"{folder} is already finished: validation accuracy {before.accuracy:.4f}")
-        if checkpoints.of_step(folder / records.CHECKPOINTS, before.best_step) is None:
-            console.log(f"warning: its best checkpoint, of step {before.best_step or 0:,}, is gone")
+        best = checkpoints.of_step(folder / records.CHECKPOINTS, before.best_step)
+        try:
+            gone = "" if best is not None and checkpoints.load(folder / records.CHECKPOINTS, best) else "it is gone"
+        except UserError as error:
+            gone = str(error).partition(";")[0]
+        if gone:
+            console.log(f"warning: its best checkpoint, of step {before.best_step or 0:,}, cannot be read: {gone}")
         return before
     config, data = resume.configuration(folder, config, given, before, stop)
     shards = manifest.read(data)

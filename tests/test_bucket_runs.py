@@ -161,11 +161,13 @@ def test_a_preparation_that_was_killed_goes_on_from_the_shards_that_are_there(st
 
     whole = {name: bucket.read(name) for name in after if name != lease.NAME}
     for lost in (["train-00001-of-00016.tfrecord"], [*whole]):  # by hand
+        stays = {name: found.version for name, found in listed(bucket).items() if name.endswith(".tfrecord") and name not in lost}
         for name in lost:
             bucket.delete(name, listed(bucket)[name].version)
         said, _ = run(tmp_path / "two", "prepare", drawn, "--out", out, "--side", 40)
         assert (f"warning: {out}/train-00001-of-00016.tfrecord is missing" in said.replace(": is", " is")) == (len(lost) == 1)
         assert {name: bucket.read(name) for name in listed(bucket) if name != lease.NAME} == whole
+        assert {name: found.version for name, found in listed(bucket).items() if name in stays} == stays, "what was there is not sent again"
     said, _ = run(tmp_path / "three", "prepare", drawn, "--out", out, "--side", 40)
     assert f"{out} is already prepared" in said
 

@@ -205,13 +205,14 @@ def test_the_thread_renews_and_says_when_the_lease_is_lost() -> None:
     assert taken.lost == "process 9 on elsewhere"
 
 
-def test_a_store_that_is_away_makes_it_unsure_and_not_lost() -> None:
+@pytest.mark.parametrize("error", [UserError("gs://memory", "is away", "wait"), AttributeError("what no client should raise")])
+def test_a_store_that_is_away_makes_it_unsure_and_not_lost(error: Exception) -> None:
     bucket = MemoryBucket()
     taken = take(bucket)
     taken.keep(lambda: None)
 
     def away(call: str, name: str) -> None:
-        raise UserError("gs://memory", "is away", "wait")
+        raise error
 
     bucket.fault = away
     time.sleep(LIFE)

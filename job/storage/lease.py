@@ -141,9 +141,10 @@ class Lease:
                 warned = False
             except InUse:
                 return
-            except JobError as error:  # the store is away: what is to be committed waits until the lease is sure again
+            except Exception as error:  # the store is away, or what nobody thought of: whoever commits waits until it is sure again
                 if not warned:
-                    console.log(f"warning: the lease could not be renewed: {error}")
+                    said = error if isinstance(error, JobError) else f"{type(error).__name__}: {error}"
+                    console.log(f"warning: the lease could not be renewed: {said}")
                 warned = True
 
     def renew(self, newest: str = "") -> None:

@@ -248,8 +248,8 @@ class Mirror:
         self._sent.add(name, file.mark, version)
 
     def _same(self, name: str, there: Stat, digest: str) -> bool:
-        """Whether an object that an earlier start has sent is what would be sent now."""
-        if not there.sha256 and self._sent.mark(name) is None:
+        """Whether an object that an earlier start has sent is what would be sent now; a shard that is made again is."""
+        if not there.sha256 and (self._sent.mark(name) is None or name.endswith(_DATA)):
             there = self.bucket.stat(name) or there
         return there.sha256 == digest
 

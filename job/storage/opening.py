@@ -64,6 +64,8 @@ def overwrite(bucket: Bucket, name: str, path: Path) -> None:
 def _advice(scheme: str) -> str:
     """What to look at where the store cannot be reached."""
     endpoint = next((f" and {name}={os.environ[name]}" for name in _ENDPOINTS[scheme] if os.environ.get(name)), "")
+    if scheme == "s3" and not endpoint:
+        endpoint = ", and name the store with AWS_ENDPOINT_URL_S3 where it is not Amazon's"
     return f"check the network{endpoint}, then rerun"
 
 
