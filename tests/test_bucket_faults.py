@@ -14,6 +14,8 @@ import pytest
 from job.errors import MachineError, UserError
 from job.storage import gs, transfer
 from job.storage.bucket import Bucket, Unavailable
+from job.storage.opening import open_bucket
+from job.storage.s3 import S3Bucket
 from tests.buckets import bare
 from tests.stores.fixtures import Proxied, Store, gcs_place, proxied, s3_place
 from tests.stores.moto import moto
@@ -369,3 +371,23 @@ def test_an_endpoint_without_its_scheme(gcs_store: Store, monkeypatch: pytest.Mo
     monkeypatch.setenv("STORAGE_EMULATOR_HOST", "127.0.0.1:1")
     line = refused(lambda: bare(gcs_store.url).stat("a"))
     assert line == f"{gcs_store.url}: invalid endpoint 127.0.0.1:1; begin STORAGE_EMULATOR_HOST with http://"
+
+
+def test_an_answer_of_s3_without_a_version_is_asked_for_again(s3_store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seen after a process had slept for two minutes: the connections are given up with it."""
+    s3_store.use(monkeypatch)
+    real, made = S3Bucket._connect, []
+
+    def connect(self: S3Bucket) -> Any:
+        client = real(self)
+        if not made:
+            client.get_object = lambda **asked: {"Metadata": {"sha256": "0"}, "Body": None}
+        made.append(client)
+        return client
+
+    monkeypatch.setattr(S3Bucket, "_connect", connect)
+    bucket = open_bucket(s3_store.url)
+    bucket.put("a", CONTENT)
+    assert bucket.read("a") == CONTENT
+    assert len(made) == 2
+    assert bucket.counts.faults == {"unreadable answer": 1}

@@ -130,8 +130,9 @@ class Lease:
     def keep(self, on_lost: Callable[[], None]) -> None:
         """Renew it from now on, in a thread; `on_lost` is called when another process has taken it."""
         self._on_lost = on_lost
-        self._thread = threading.Thread(target=self._work, name="lease", daemon=True)
-        self._thread.start()
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._work, name="lease", daemon=True)
+            self._thread.start()
 
     def _work(self) -> None:
         warned = False

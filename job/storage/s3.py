@@ -31,6 +31,9 @@ _PERMISSIONS = {"read": "s3:GetObject", "write": "s3:PutObject", "delete": "s3:D
 _MD5 = re.compile("[0-9a-f]{32}")
 
 
+_TAGGED = ("head_object", "get_object", "put_object")  # operations whose answer has the version
+
+
 class S3Bucket:
     """Versions are ETags: equal bytes have equal ones, so that a version says what is there and not who wrote it."""
 
@@ -155,6 +158,10 @@ class S3Bucket:
         except (errors.BotoCoreError, ValueError) as error:
             raise UserError(self.address, f"cannot {verb}: {_line(str(error))}", "correct the address or the AWS settings") from error
         self._seen = True
+        if operation in _TAGGED and "ETag" not in answer:  # seen after a process slept for minutes, with another answer's body
+            with self._lock:
+                self._made = None  # its connections too
+            raise Unavailable("unreadable answer")
         return answer
 
     def _error(self, verb: str, name: str, answer: Any) -> Exception:
