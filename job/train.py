@@ -98,12 +98,14 @@ def _train(config: Config, on_epoch: Callable[[Epoch], Any] | None, given: Colle
             require_same_data(manifest.read(named), before.fingerprint, folder)
         console.log(f"{folder} is already finished: validation accuracy {before.accuracy:.4f}")
         best = checkpoints.of_step(folder / records.CHECKPOINTS, before.best_step)
+        fault = "" if best is not None else "it is gone"
         try:
-            gone = "" if best is not None and checkpoints.load(folder / records.CHECKPOINTS, best) else "it is gone"
+            if best is not None:
+                checkpoints.load(folder / records.CHECKPOINTS, best)
         except UserError as error:
-            gone = str(error).partition(";")[0]
-        if gone:
-            console.log(f"warning: its best checkpoint, of step {before.best_step or 0:,}, cannot be read: {gone}")
+            fault = str(error).partition(";")[0]
+        if fault:
+            console.log(f"warning: its best checkpoint, of step {before.best_step or 0:,}, cannot be read: {fault}")
         return before
     config, data = resume.configuration(folder, config, given, before, stop)
     shards = manifest.read(data)

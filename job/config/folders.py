@@ -28,8 +28,8 @@ def meant(text: str, patterns: tuple[tuple[re.Pattern[str], str], ...] = _SLIPS)
         return ""
     for pattern, scheme in patterns:
         if found := pattern.fullmatch(text.strip()):
-            parts = [*found.groupdict().values()] if "bucket" not in found.groupdict() else [found["bucket"], found["rest"]]
-            return f"{scheme}://" + ("/".join(part.strip("/") for part in parts if part.strip("/")) or "BUCKET/PREFIX")
+            parts = [part.strip("/") for part in found.groups()]  # the bucket, where it stands in the host, then the rest
+            return f"{scheme}://" + ("/".join(filter(None, parts)) or "BUCKET/PREFIX")
     return ""
 
 

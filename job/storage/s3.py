@@ -29,8 +29,6 @@ _CREDENTIALS = (
 _REGION = ("PermanentRedirect", "TemporaryRedirect", "Redirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException")
 _PERMISSIONS = {"read": "s3:GetObject", "write": "s3:PutObject", "delete": "s3:DeleteObject", "list": "s3:ListBucket"}
 _MD5 = re.compile("[0-9a-f]{32}")
-
-
 _TAGGED = ("head_object", "get_object", "put_object")  # operations whose answer has the version
 
 
