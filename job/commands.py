@@ -222,20 +222,24 @@ def _shards(request: Request, resumed: Config, folder: Path, stop: Stop) -> str:
 
 def _head_start(shards: str, config: Config, folder: Path, stop: Stop) -> AbstractContextManager[None]:
     """While inside, what training needs first of a bucket's shards is read: the import of TensorFlow takes as long."""
+    from job.config.resolve import Hardware, resolve
     from job.data import location, manifest
     from job.feeds import order
-    from job.runs import records
+    from job.runs import checkpoints, records
     from job.storage.opening import is_bucket
 
     if not is_bucket(shards):
         return nullcontext()
     found = location.locate(shards, config.feed, stop)
     made = manifest.read(found)
-    train = made.split("train", found).shards
-    window = location.auto_window(found, made) if config.schedule.window is None else config.schedule.window
-    whitens = config.model.model == "residual" and not (folder / records.CONFIG).exists()
-    windows = order.Windows(tuple(shard.records for shard in train), window)
-    return location.begun(found, train, order.permutation(config.schedule.seed, 0, windows)[: order.WHITENED] if whitens else ())
+    train = made.split("train", found)
+    options = resolve(config, train.records, Hardware(window=location.auto_window(found, made))).schedule
+    saved = checkpoints.names(folder / records.CHECKPOINTS)
+    windows = order.Windows(tuple(shard.records for shard in train.shards), options.window)
+    first = order.positions(options.seed, saved[0].step if saved else 0, options.batch, windows).tolist()
+    if config.model.model == "residual" and not saved:
+        first += order.whitened(options.seed, train.records).tolist()
+    return location.begun(found, train.shards, first)
 
 
 def _prepared(config: Config, source: Location, folder: Path, stop: Stop) -> str:

@@ -7,7 +7,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from job.feeds.order import Windows, derive, epoch_end, noise, permutation, positions, window_at, window_shards
+from job.feeds.order import (
+    NEIGHBORS,
+    WHITENED,
+    Windows,
+    derive,
+    epoch_end,
+    noise,
+    permutation,
+    positions,
+    whitened,
+    window_at,
+    window_shards,
+)
 
 SEEDS = st.integers(0, 2**31 - 1)
 
@@ -130,3 +142,13 @@ GOLDEN_KEY = 265873817400576624322451596809217508364
 GOLDEN_ORDER = [3, 7, 9, 1, 2, 5, 6, 0, 8, 4]
 GOLDEN_NOISE = [4532609, 5216578, 8770970, 13278703, 8773174, 4453931]
 GOLDEN_WINDOWS = [8, 6, 3, 4, 5, 7, 0, 1, 2]
+
+
+@settings(deadline=None, max_examples=60)
+@given(SEEDS, st.one_of(st.integers(1, WHITENED + 2 * NEIGHBORS), st.integers(1, 10**6)))
+def test_the_whitening_layer_follows_from_runs_of_neighbors(seed: int, records: int) -> None:
+    found = whitened(seed, records)
+    assert len({*found.tolist()}) == len(found) == min(records, WHITENED)
+    assert 0 <= found.min() <= found.max() < records
+    assert (np.diff(found) != 1).sum() < WHITENED // NEIGHBORS
+    assert records <= WHITENED + 2 * NEIGHBORS or sorted(found) != sorted(whitened(seed + 1, records))

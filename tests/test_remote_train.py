@@ -18,6 +18,7 @@ from job.console import console
 from job.data import manifest
 from job.data.location import auto_window, locate
 from job.data.manifest import Manifest, Shard, Split
+from job.data.remote_reader import RemoteReader
 from job.errors import UserError
 from job.evaluate import evaluate
 from job.runs import checkpoints, records
@@ -28,6 +29,9 @@ from job.train import train
 from tests.conftest import SMALL, small
 from tests.stores.fixtures import Store
 from tests.stores.proxy import Proxy
+
+_TEXTS = {name: ",".join(map(str, value)) if isinstance(value, tuple) else str(value) for name, value in SMALL.items()}
+OPTIONS = [word for name, text in _TEXTS.items() for word in (f"--{name.replace('_', '-')}", text)]
 
 
 @pytest.fixture
@@ -65,9 +69,7 @@ def _same(one: Path, other: Path) -> None:
 
 def test_a_run_on_a_bucket_is_that_on_the_folder(address: str, run: Path, shards: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    texts = {name: ",".join(map(str, value)) if isinstance(value, tuple) else str(value) for name, value in SMALL.items()}
-    options = [word for name, text in texts.items() for word in (f"--{name.replace('_', '-')}", text)]
-    words = ["--data", address + "/", "--out", str(out), "--stop-after", "1", *options]
+    words = ["--data", address + "/", "--out", str(out), "--stop-after", "1", *OPTIONS]
     assert commands.train(read("train", words, {}), Stop()).status == "stopped"
     assert records.read_config(out).source.data == address
     made = manifest.read(shards)
@@ -91,6 +93,33 @@ def test_a_run_on_a_bucket_is_that_on_the_folder(address: str, run: Path, shards
         evaluate(run, build(EvaluateConfig, dict(data=address, split="tset")), Stop())
     before = train(replace(resumed, data=address), given={"out", "data"})
     assert before.status == "done"
+
+
+def test_what_the_first_step_takes_comes_before_whole_shards(address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[str, set[int]]] = []
+    for name in ("ask", "begin", "need"):
+        call = getattr(RemoteReader, name)
+
+        def noted(self: RemoteReader, first: Any, *more: Any, name: str = name, call: Any = call) -> Any:
+            if "train-" in self._names[0]:
+                seen.append((name, set() if name == "need" else {*first}))
+            return call(self, first, *more)
+
+        monkeypatch.setattr(RemoteReader, name, noted)
+
+    def started(*more: str) -> list[tuple[str, set[int]]]:
+        """What was asked for until shards were."""
+        seen.clear()
+        commands.train(read("train", ["--data", address, "--out", str(tmp_path / "run"), *OPTIONS, "--memory", "0", *more], {}), Stop())
+        return seen[: [name for name, _ in seen].index("need")]
+
+    ahead, whitening, batch = started("--stop-after", "1")
+    assert (ahead[0], whitening[0], batch[0]) == ("ask", "begin", "begin")
+    assert ahead[1] == whitening[1] | batch[1]
+    assert len(batch[1]) == SMALL["batch"]
+    ahead, resumed = started()
+    assert (ahead[0], resumed[0]) == ("ask", "begin")
+    assert ahead[1] == resumed[1] != batch[1]
 
 
 def test_windows_and_a_small_cache_are_the_same_from_a_folder(address: str, shards: Path, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-WHITENED = 2000  # images, the first of the order, that the whitening layer follows from
+WHITENED, NEIGHBORS = 2000, 50  # images that the whitening layer follows from, and how many of them lie side by side
 
 
 def derive(seed: int, *words: object) -> int:
@@ -105,6 +105,18 @@ def positions(seed: int, step: int, batch: int, data: int | Windows) -> npt.NDAr
         parts.append(permutation(seed, epoch, data)[at : at + take])
         first += take
     return np.concatenate(parts)
+
+
+def whitened(seed: int, records: int) -> npt.NDArray[np.int64]:
+    """The records that the whitening layer follows from: int64, `WHITENED` of them, or all where there are fewer.
+
+    They are runs of neighbors: in a bucket one request brings a run, and shards are in the order of their images' hashes,
+    so that neighbors have no more in common than others.
+    """
+    if records <= WHITENED:
+        return np.arange(records)
+    starts = np.argsort(_raw(derive(seed, "whitening"), records // NEIGHBORS), kind="stable")[: WHITENED // NEIGHBORS] * NEIGHBORS
+    return np.asarray((starts[:, None] + np.arange(NEIGHBORS)).ravel(), np.int64)
 
 
 def epoch_end(epoch: int, batch: int, records: int) -> int:

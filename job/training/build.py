@@ -67,8 +67,8 @@ class Run:
     def batch(self, step: int) -> tuple[Any, Any, Any]:
         """The images, labels and noise of a step."""
         options = self.config.schedule
-        self.look_ahead(step)
         images, labels = self.training.gather(order.positions(options.seed, step, options.batch, self.order))
+        self.look_ahead(step)
         return images, labels, order.noise(options.seed, step, options.batch, augment.COLUMNS + self.network.noise_columns)
 
     def look_ahead(self, step: int) -> None:
@@ -138,7 +138,6 @@ def restore(run: Run, latest: Checkpoint | None) -> State:
     Raises:
         UserError: the checkpoint is of other data or of another network.
     """
-    run.look_ahead(0 if latest is None else latest.state.step)
     if latest is None:
         if "stem/kernel" in run.network.frozen:
             _whiten(run)
@@ -159,8 +158,7 @@ def require_same_data(shards: manifest.Manifest, fingerprint: str, folder: Path)
 
 def _whiten(run: Run) -> None:
     """Set the frozen stem by the training images' own patches."""
-    numbers = order.permutation(run.config.schedule.seed, 0, run.order)[: order.WHITENED]
     small = MemoryFeed(run.training.reader, PATCH_SIDE, run.config.work.workers, 0)
-    images, _ = small.gather(numbers)
+    images, _ = small.gather(order.whitened(run.config.schedule.seed, run.images))
     small.stop()
     variables_of(run.network)["stem/kernel"].assign(whiten(images))
