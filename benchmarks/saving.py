@@ -5,9 +5,10 @@
 draws its images, starts the stores, and writes `benchmarks/results/saving.csv`, a row for each window of training, and `saving.md`, the
 table of them. The job is the real one with its default network, 1.9 million parameters, in images of 40 px, so that a checkpoint of
 23 MB is large beside a step. In each round one process trains a window without saving, one with one save, and one with a save
-every 10 steps, in an order that changes; each pair of windows gives a ratio. A window is shorter than a minute, so what one save costs
-weighs more in it: at one a minute it is that share of 60 s. `BackupAndRestore` saves into a folder, in `model.fit` on the same
-network and batches. What the stores themselves do is done by the same cores, and counted.
+every 10 steps, in an order that changes; each pair of windows gives a ratio. What one save costs is told from the steps around it in
+the same window, since the machine is slower in one minute than in the next by more than that; at one a minute it is that share of
+60 s. `BackupAndRestore` saves into a folder, in `model.fit` on the same network and batches. What the stores themselves do is done by
+the same cores, and counted.
 """
 
 from __future__ import annotations
@@ -73,7 +74,7 @@ def _summary(case: str, windows: list[dict[str, Any]]) -> tuple[str, ...]:
 
     without, once, often = of(OFF), of(ONE), of(MANY)
     ratio, ratio_often = (statistics.median(step(a) / step(b) for a, b in zip(without, rows, strict=True)) for rows in (once, often))
-    cost = statistics.median(b["seconds"] - b["steps"] * step(a) for a, b in zip(without, once, strict=True))
+    cost = statistics.median(row["cost"] for row in once)
     pauses = (max(row["longest_pause"] for row in rows) for rows in (without, once, often))
     return (
         case, f"{statistics.median(map(step, without)) * 1000:.0f} ms", f"{ratio:.1%}", f"{cost * 1000:.0f} ms",

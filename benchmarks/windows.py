@@ -32,8 +32,9 @@ def draw_data(folder: Path) -> None:
 class Meter:
     """Windows of time, one after the other; in each, steps are timed, and saving is allowed or not.
 
-    A window with one save lasts until that save is where it should be, whatever it costs; between two windows what was saved in the
-    first is waited for, uncounted.
+    A window with one save lasts until that save is where it should be, whatever it costs: the steps from its beginning to that moment,
+    beyond what as many others of the window take, are its cost. So a machine that is slower in one minute than in the next does not
+    matter. Between two windows what was saved in the first is waited for, uncounted.
     """
 
     def __init__(self, window: float, rounds: int) -> None:
@@ -42,7 +43,7 @@ class Meter:
         self.rows: list[dict[str, Any]] = []
         self.settled: Callable[[], bool] = lambda: True
         self._window, self._ready, self._open = window, time.monotonic() + 10**6, False
-        self._saves = 0
+        self._saves, self._saved, self._sent = 0, 0, 0
         self._began: list[float] = []
         self._ended: list[float] = []
 
@@ -57,6 +58,8 @@ class Meter:
             self._close(now)
         elif not self._open and self.left and now >= self._ready and self.settled():
             self._open, self._saves, self._began, self._ended = True, 0, [], []
+        elif self._open and self.left[0][1] == ONE and self._saves and not self._sent and self.settled():
+            self._sent = len(self._began)
         self._began.append(now)
 
     def end(self) -> None:
@@ -70,6 +73,8 @@ class Meter:
         return self._open and (self.left[0][1] == MANY or (self.left[0][1] == ONE and not self._saves))
 
     def saves(self) -> None:
+        if not self._saves:  # it follows the last step that began
+            self._saved, self._sent = len(self._began) - 1, 0
         self._saves += 1
 
     def _close(self, now: float) -> None:
@@ -77,10 +82,15 @@ class Meter:
         began = [*self._began, now]
         steps = [after - before for before, after in itertools.pairwise(began)]
         pauses = [after - before for before, after in zip(self._ended, began[1:], strict=True)]
+        cost = dict(cost=0.0, during=0)  # seconds, and the steps in which they fell
+        if kind == ONE:
+            during, others = steps[self._saved : self._sent or None], [*steps[: self._saved], *steps[self._sent or len(steps) :]]
+            cost = dict(cost=round(sum(during) - len(during) * statistics.mean(others), 4), during=len(during))
         self.rows.append(
             dict(
                 round=number, saving=kind, seconds=round(now - began[0], 4), steps=len(steps), saves=self._saves,
                 longest_pause=round(max(pauses), 5), median_step=round(statistics.median(steps), 5), longest_step=round(max(steps), 5),
+                **cost,
             )
         )  # fmt: skip
         self._open = False

@@ -33,13 +33,17 @@ FEW = 16  # options that help shows all at once
 
 @dataclass(frozen=True)
 class Command:
-    """A sub-command: its options' tree, its positional arguments as (name, how many, help), and what it runs."""
+    """A sub-command: its options' tree, its positional arguments as (name, how many, help), and what it runs.
+
+    One that is stopped `resumes` when it is started again, and may be one that `saves` the step under way.
+    """
 
     tree: type
     positional: tuple[tuple[str, str, str], ...]
     summary: str
     run: Callable[[Request, Stop], Any]
     resumes: bool = False
+    saves: bool = False
     stdout_is_result: bool = False
 
 
@@ -69,8 +73,8 @@ COMMANDS = {
         (("source", "*", "folder, zip, tar, CSV, gs://..., s3://..., kaggle:owner/dataset, kaggle:competition/NAME or https://...#sha256=..."),),
         "turn images into TFRecord shards with a manifest", commands.prepare, resumes=True,
     ),
-    "train": Command(Config, (), "train, validate, and write the run folder; rerun to resume", _train, resumes=True),
-    "sweep": Command(SweepConfig, (), "search hyperparameters: many runs of the same job", commands.sweep, resumes=True),
+    "train": Command(Config, (), "train, validate, and write the run folder; rerun to resume", _train, resumes=True, saves=True),
+    "sweep": Command(SweepConfig, (), "search hyperparameters: many runs of the same job", commands.sweep, resumes=True, saves=True),
     "evaluate": Command(
         EvaluateConfig, (("run", "1", "run folder, gs://... or s3://..."),), "metrics of a run, and its most confident mistakes", _evaluate,
         stdout_is_result=True,
@@ -164,7 +168,7 @@ def _dispatch(argv: list[str]) -> int:
     stop = Stop()
     with console.using(json=request.config.log.log_format == "json", quiet=request.quiet, to_stderr=command.stdout_is_result):
         try:
-            with signals(stop), _libraries_held():
+            with signals(stop, command.saves), _libraries_held():
                 command.run(request, stop)
         except Interrupted as error:
             saved = "; saved" if error.saved else ""

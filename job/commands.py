@@ -52,13 +52,20 @@ def train(request: Request, stop: Stop) -> Summary:
     from job.training.resume import require_configuration
 
     config: Config = request.config
+    resumed = config
     if not config.output.out:
         raise UserError("--out", "no run folder given", "add --out RUN") if config.source.data else UserError("train", NO_DATA, "")
-    with _opened(config, stop, partial(_require_run, where=config.output.out)) as where:
-        require_configuration(where.path)
-        if not config.source.data and not (where.path / records.CONFIG).exists():
+
+    def check(folder: Path) -> None:
+        nonlocal resumed
+        require_configuration(folder)
+        if not config.source.data and not (folder / records.CONFIG).exists():
             raise UserError("train", NO_DATA, "")
-        return _train(request, where, stop)
+        resumed = _resumed(request, folder)
+        _note(effects.check(request, resumed))
+
+    with _opened(config, stop, partial(_require_run, where=config.output.out), check) as where:
+        return _train(request, resumed, where, stop)
 
 
 def _require_run(names: Collection[str], where: str) -> None:
@@ -74,10 +81,8 @@ def _require_run(names: Collection[str], where: str) -> None:
         raise UserError(where, f"is not a run folder, and holds other files, such as {others[0]}", "name a new folder with --out")
 
 
-def _train(request: Request, where: Place, stop: Stop) -> Summary:
+def _train(request: Request, resumed: Config, where: Place, stop: Stop) -> Summary:
     config: Config = request.config
-    resumed = _resumed(request, where.path)
-    _note(effects.check(request, resumed))
     with _no_empty_folder(where.path):
         if config.machine.gpus not in ("auto", "none"):  # before an hour of preparing, not after
             from job.machine import devices
@@ -131,18 +136,32 @@ def evaluate(request: Request, stop: Stop) -> dict[str, Any]:
 
 def predict(request: Request, stop: Stop) -> Iterator[str]:
     """The lines to print, as the images are read."""
+    paths = _paths(request)
     with _read(request, stop) as run:
         from job.predict import predict
 
-        yield from predict(run, request.positional["path"], request.config, stop)
+        yield from predict(run, paths, request.config, stop)
 
 
 def predict_rows(request: Request, stop: Stop) -> list[dict[str, Any]]:
     """The rows behind those lines."""
+    paths = _paths(request)
     with _read(request, stop) as run:
         from job.predict import rows
 
-        return [*rows(run, request.positional["path"], request.config, stop)]
+        return [*rows(run, paths, request.config, stop)]
+
+
+def _paths(request: Request) -> list[str]:
+    """The images to predict: what is mistyped need wait neither for the run nor for TensorFlow."""
+    from job.data.sources import require_there
+
+    paths: list[str] = request.positional["path"]
+    if not paths:
+        raise UserError("predict", "no image given", "name images, folders or archives after the run")
+    for path in paths:
+        require_there(path)
+    return paths
 
 
 def visualize(request: Request, stop: Stop) -> None:
@@ -167,15 +186,17 @@ def drill(request: Request, stop: Stop) -> None:
     drill(request.config, stop)
 
 
-def _opened(config: Config | PrepareConfig, stop: Stop, accept: Callable[[set[str]], None]) -> AbstractContextManager[Place]:
-    """The folder that a command writes in; `accept` is given the names in it, and refuses by raising."""
+def _opened(
+    config: Config | PrepareConfig, stop: Stop, accept: Callable[[set[str]], None], check: Callable[[Path], None] = lambda folder: None
+) -> AbstractContextManager[Place]:
+    """The folder that a command writes in; `accept` is given the names in it, then `check` the folder: both refuse by raising."""
     from job.config.resolve import bytes_of
     from job.runs import place
     from job.storage.cache import default_folder
 
     grace = lengths.seconds(config.run.grace, "--grace") if isinstance(config, Config) else GRACE
     cache, bound = default_folder(config.feed.cache), bytes_of(config.feed.cache_size)
-    return place.opened(config.output.out, cache, stop, grace, bound=bound, accept=accept)
+    return place.opened(config.output.out, cache, stop, grace, bound=bound, accept=accept, check=check)
 
 
 @contextmanager

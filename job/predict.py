@@ -48,15 +48,15 @@ def rows(run: Path, paths: Sequence[str], config: PredictConfig, stop: Stop | No
         UserError: no such run or path, or not one image could be read.
         Interrupted: `stop` was set.
     """
-    if not paths:
-        raise UserError("predict", "no image given", "name images, folders or archives after the run")
     stop = Stop() if stop is None else stop
     trained = Trained(run, config.work.workers)
     with tempfile.TemporaryDirectory(prefix="twofold-") as scratch:
         sources = [(path, open_source(path, Path(scratch), stop, config.reading, labels=False)) for path in paths]
         total = sum(len(source.listing.entries) for _, source in sources)
         if not total:
-            raise UserError(" ".join(map(shown, paths)), "no image found", "give JPEG, PNG or WebP files")
+            passed = [line for _, source in sources for line in source.listing.skipped.lines()]
+            what = f"no image found, but {passed[0]}" if passed else "no image found"
+            raise UserError(" ".join(map(shown, paths)), what, "give JPEG, PNG or WebP files")
 
         def items() -> Iterator[Item]:
             for path, source in sources:

@@ -50,10 +50,11 @@ class Stop:
 
 
 @contextmanager
-def signals(stop: Stop) -> Iterator[None]:
+def signals(stop: Stop, saves: bool = False) -> Iterator[None]:
     """While inside, SIGTERM, SIGHUP and Ctrl-C set `stop`; a second Ctrl-C exits at once. For the main thread alone.
 
     SIGHUP stays ignored where it was (nohup): the user wants the work to outlive the terminal.
+    `saves` says that the step under way is finished and saved then.
     """
 
     def handle(number: int, frame: FrameType | None) -> None:
@@ -62,7 +63,7 @@ def signals(stop: Stop) -> Iterator[None]:
         stop.set()
         if console.drawing or console.quiet:  # a line of ours would break the drawing; who draws says that it stops
             return
-        line = console.worded("stopping" if console.to_stderr else "stopping: finishing the current step and saving")
+        line = console.worded("stopping: finishing the current step and saving" if saves else "stopping")
         with suppress(OSError, ValueError, AttributeError):  # print may be active in this very thread: it cannot be entered again
             os.write(console.stream.fileno(), line.encode() + b"\n")
 

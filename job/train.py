@@ -163,6 +163,8 @@ def _go(loop: Loop, on_epoch: Callable[[Epoch], Any] | None) -> Summary:
             loop.watch.off()
         starts.clear(run.folder)
         summary = saver.summarise(state, status)
+        if status == "interrupted":
+            console.keep(f"interrupted after step {state.step:,}")  # to the log alone: the command says it
         if status == "stopped" and 0 < run.config.schedule.stop_after <= state.epoch:
             console.log(f"stopped after epoch {state.epoch:,}, as --stop-after says; give a larger one, or 0, to go on")
         if status == "done":

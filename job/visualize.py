@@ -10,8 +10,6 @@ from job.data import pixels
 from job.data.sources import open_source
 from job.data.sources.address import last_part
 from job.errors import UserError
-from job.inference import plots
-from job.inference.trained import Item, Trained
 from job.metrics import probability
 from job.shutdown import Stop
 from job.storage import local
@@ -36,6 +34,9 @@ def visualize(run: Path, image: str, out: str, stop: Stop | None = None) -> None
         if [entry.name for entry in source.listing.entries] != [last_part(image)]:
             raise UserError(image, "is not an image", "give one JPEG, PNG or WebP file")
         data = next(source.read())[1]
+    from job.inference import plots  # what is mistyped need not wait for TensorFlow
+    from job.inference.trained import Item, Trained
+
     trained = Trained(run)
     try:
         jpeg = pixels.stored(data, trained.side, trained.levels)

@@ -100,6 +100,10 @@ def test_a_run_in_a_bucket_from_source_to_answers(store: Store, drawn: Path, tmp
     said, _ = run(tmp_path / "two", "train", "--out", out)
     assert "is already finished" in said
 
+    said, errors = run(tmp_path / "three", "train", "--out", out, "--epochs", 41, code=2)
+    assert errors.startswith("twofold: --epochs: 41 differs from the run's 40 in ")
+    assert "fetching" not in said
+
     figures = json.loads(run(tmp_path / "three", "evaluate", f"{out}/", "--json")[0])
     assert figures["accuracy"] == after["val_accuracy"]
     assert figures["chose"] == figures["images"]

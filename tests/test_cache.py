@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from job.errors import MachineError
+from job.errors import UserError
 from job.storage.cache import Cache, default_folder
 from job.storage.lock import InUse
 
@@ -208,7 +208,7 @@ def test_what_a_maker_raises_leaves_nothing(tmp_path: Path) -> None:
 
 def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(MachineError) as caught:
+    with pytest.raises(UserError) as caught:
         Cache(tmp_path / "file" / "cache", 100)
     wanted = f"{tmp_path}/file/cache: cannot be used as a cache (Not a directory); name another folder with --cache"
     assert str(caught.value) == wanted

@@ -64,6 +64,25 @@ def test_what_is_refused_by_its_names_is_neither_fetched_nor_written(store: Stor
     assert list((tmp_path / "one").rglob("*.mp4")) == []
 
 
+def test_what_is_refused_by_what_it_says_costs_no_arrays(store: Store, tmp_path: Path) -> None:
+    with place.opened(store.url, tmp_path / "one", Stop(), 5, LIFE) as where:
+        save(where.path, 1, [])
+        (where.path / "config.toml").write_text("a = 1")
+        before = contents(where.path)
+    arrays = {name for name in before if name.endswith("/state.npz")}
+    assert arrays
+
+    def check(folder: Path) -> None:
+        assert {*contents(folder)} == {*before} - arrays
+        raise UserError("--a", "differs from the run's", "")
+
+    for _ in range(2):
+        with pytest.raises(UserError, match="--a: differs"), place.opened(store.url, tmp_path / "two", Stop(), 5, LIFE, check=check):
+            raise AssertionError("it was opened")
+    with place.opened(store.url, tmp_path / "two", Stop(), 5, LIFE) as where:
+        assert contents(where.path) == before
+
+
 def test_what_nothing_came_of_leaves_nothing(store: Store, tmp_path: Path) -> None:
     bucket = open_bucket(store.url)
     with pytest.raises(UserError, match="no"), place.opened(store.url, tmp_path / "one", Stop(), 5, LIFE):

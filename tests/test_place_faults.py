@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from job.config.schema import Cache
-from job.errors import MachineError, Unsent, UserError
+from job.errors import JobError, MachineError, Unsent, UserError
 from job.runs import checkpoints, place, reading
 from job.shutdown import Stop
 from job.storage import lease, local, lock, mirror
@@ -245,15 +245,17 @@ def test_the_lease_is_renewed_while_a_long_copy_is_fetched(bucket: MemoryBucket,
     assert [type(found) for found in outcome] == [InUse]
 
 
-@pytest.mark.parametrize("kind", ["a file", "another user's"])
-def test_a_cache_that_cannot_be_used_is_named(bucket: MemoryBucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
-    if kind == "a file":
+@pytest.mark.parametrize("kind", [UserError, MachineError])
+def test_a_cache_that_cannot_be_used_is_named(
+    bucket: MemoryBucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: type[JobError]
+) -> None:
+    if kind is UserError:  # it is a file; else another user's
         (tmp_path / "runs").write_text("")
     else:
         monkeypatch.setattr(
             lock, "only_writer", lambda folder: (_ for _ in ()).throw(PermissionError(13, "Permission denied", str(folder)))
         )
-    with pytest.raises(MachineError) as raised, opened(tmp_path):
+    with pytest.raises(kind) as raised, opened(tmp_path):
         pass
     assert str(raised.value).startswith(f"{tmp_path}: cannot be used as a cache (")
     assert str(raised.value).endswith("; name another folder with --cache")

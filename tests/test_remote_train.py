@@ -17,7 +17,7 @@ from job.config.schema import Config, EvaluateConfig
 from job.console import console
 from job.data import manifest
 from job.data.location import auto_window, locate
-from job.data.manifest import Manifest, Shard, Split
+from job.data.manifest import Manifest
 from job.data.remote_reader import RemoteReader
 from job.errors import UserError
 from job.evaluate import evaluate
@@ -27,6 +27,7 @@ from job.smoke import draw
 from job.storage.opening import open_bucket
 from job.train import train
 from tests.conftest import SMALL, small
+from tests.remote import fill
 from tests.stores.fixtures import Store
 from tests.stores.proxy import Proxy
 
@@ -39,9 +40,7 @@ def address(gcs_store: Store, shards: Path, monkeypatch: pytest.MonkeyPatch, tmp
     """The shared data set in a bucket; the cache is the test's own."""
     gcs_store.use(monkeypatch)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    bucket = open_bucket(gcs_store.url)
-    for path in sorted(shards.glob("*.*")):
-        bucket.put(path.name, path)
+    fill(open_bucket(gcs_store.url), shards)
     return gcs_store.url
 
 
@@ -187,34 +186,6 @@ def test_a_sweep_on_a_bucket(address: str, tmp_path: Path, monkeypatch: pytest.M
     assert trial.feed.cache_size == "150kB"
     found = locate(address, trial.feed, Stop())
     assert trial.schedule.window == auto_window(found, manifest.read(found)) > 0, "the same for all trials"
-
-
-def _manifest(train: list[int], validation: list[int]) -> Manifest:
-    splits = {
-        name: Split(len(sizes), (0, len(sizes)), tuple(Shard(f"{name}-{k}", 1, size, f"{k:064x}", "") for k, size in enumerate(sizes)))
-        for name, sizes in (("train", train), ("validation", validation))
-    }
-    return Manifest(("a", "b"), splits, {})
-
-
-@pytest.mark.parametrize(
-    ("train", "validation", "size", "wanted"),
-    [
-        ([100] * 80, [100] * 10, "9200B", 0),
-        ([100] * 80, [100] * 10, "8999B", 35),  # and validation: 0.45 of 7999
-        ([100] * 80, [100] * 60, "9kB", 30),  # no more than a quarter is left to validation
-        ([100] * 70 + [1000] * 3, [], "5kB", 2),  # by the largest shard
-        ([100] * 80, [], "150B", 1),
-    ],
-)
-def test_the_window_that_fits_the_cache(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, train: list[int], validation: list[int], size: str, wanted: int
-) -> None:
-    data = _manifest(train, validation)
-    feed = build(Config, dict(cache=str(tmp_path), cache_size=size)).feed
-    monkeypatch.setattr("job.data.location.PLACE", 0)
-    assert auto_window(locate("gs://bucket/set", feed, Stop()), data) == wanted
-    assert auto_window(locate("elsewhere", feed, Stop()), data) == 0
 
 
 @pytest.mark.parametrize(("text", "wanted"), [("20GB", 20 * 10**9), ("1.5 gib", 3 * 2**29), ("7b", 7), ("3kB", 3000), ("1TB", 10**12)])

@@ -18,11 +18,13 @@ from uuid import uuid4
 
 from job import addresses
 from job.console import console, counted
-from job.errors import JobError, MachineError, Unsent, UserError
+from job.errors import JobError, Unsent, UserError
 from job.runs import copies
+from job.runs.checkpoints import ARRAYS
 from job.shutdown import Stop
 from job.storage import lease, local, lock, parallel
 from job.storage.bucket import Bucket, Missing, Stat
+from job.storage.cache import unusable
 from job.storage.lease import Document
 from job.storage.mirror import COMMIT, Mirror
 from job.storage.opening import is_bucket, open_bucket
@@ -67,6 +69,7 @@ def opened(
     life: float | None = None,
     bound: int | None = None,
     accept: Callable[[set[str]], None] = lambda names: None,
+    check: Callable[[Path], None] = lambda folder: None,
 ) -> Iterator[Place]:
     """Open a folder to write in, and send what is left at the end.
 
@@ -77,6 +80,7 @@ def opened(
         life: of the lease, seconds; by default `lease.LIFE`.
         bound: bytes that all local copies may take, where those of other folders can go.
         accept: given the names of the files and folders in it, before anything is fetched or written; it refuses by raising.
+        check: given the folder where all of it is there but the arrays of its checkpoints, which are large; it refuses by raising.
 
     Raises:
         InUse: another process writes there, or has taken the lease over meanwhile.
@@ -85,6 +89,7 @@ def opened(
     """
     if not is_bucket(text):
         accept({path.name for path in Path(text).iterdir()} if Path(text).is_dir() else set())
+        check(Path(text))
         yield Place(Path(text), text)
         return
     bucket = open_bucket(text, stop)
@@ -96,13 +101,12 @@ def opened(
             with addresses.standing_for(str(home), bucket.address):
                 held.enter_context(lock.only_writer(home))
         except OSError as error:
-            reason = error.strerror or type(error).__name__
-            raise MachineError(str(cache), f"cannot be used as a cache ({reason})", "name another folder with --cache") from None
+            raise unusable(cache, error) from None
         if bound is not None:
             copies.evict(home.parent, bound, home)
         with addresses.standing_for(str(copy), bucket.address):
             probe(bucket)
-            mirror = _take(bucket, copy, Sent(home / copies.TABLE), stop, life or lease.LIFE, accept)
+            mirror = _take(bucket, copy, Sent(home / copies.TABLE), stop, life or lease.LIFE, accept, check)
         held.callback(_tell, bucket.address, bucket.counts)
         mirror.start(stop.set)
         try:
@@ -120,7 +124,9 @@ def _tell(address: str, counts: Counts) -> None:
     console.log(f"{address}: {counts.summary()}", requests=counts.requests, sent=counts.sent, received=counts.received)
 
 
-def _take(bucket: Retrying, copy: Path, sent: Sent, stop: Stop, life: float, accept: Callable[[set[str]], None]) -> Mirror:
+def _take(
+    bucket: Retrying, copy: Path, sent: Sent, stop: Stop, life: float, accept: Callable[[set[str]], None], check: Callable[[Path], None]
+) -> Mirror:
     """Take the lease, and make the local copy equal to the bucket."""
     listing: dict[str, Stat] = {}
     mine, token = False, uuid4().hex
@@ -147,7 +153,7 @@ def _take(bucket: Retrying, copy: Path, sent: Sent, stop: Stop, life: float, acc
     taken.bucket = bucket.within(life / 4)
     taken.keep(stop.set)
     try:
-        _fetch(bucket, copy, sent, listing, set(taken.document.kept), mine, stop)
+        _fetch(bucket, copy, sent, listing, set(taken.document.kept), mine, stop, check)
         sent.tokens, sent.whole = [token], True
         sent.save()
     except BaseException:
@@ -178,12 +184,15 @@ def _names(copy: Path) -> list[str]:
     return [path.relative_to(copy).as_posix() for path in copy.rglob(f"*/{COMMIT}")]
 
 
-def _fetch(bucket: Bucket, copy: Path, sent: Sent, listing: dict[str, Stat], kept: set[str], mine: bool, stop: Stop) -> None:
+def _fetch(
+    bucket: Bucket, copy: Path, sent: Sent, listing: dict[str, Stat], kept: set[str], mine: bool, stop: Stop, check: Callable[[Path], None]
+) -> None:
     """Make the local copy what the bucket is.
 
     Args:
         kept: the checkpoints that count.
         mine: whether this copy was the last to be written to the bucket: then what was not sent is newer, and is kept.
+        check: may refuse when all is there but arrays.
     """
     here, same, wanted = set[str](), set[str](), list[Stat]()
     if mine and MANIFEST not in listing and sent.version(MANIFEST):  # the data set was deleted there, its shards too, or some
@@ -203,11 +212,8 @@ def _fetch(bucket: Bucket, copy: Path, sent: Sent, listing: dict[str, Stat], kep
     if not mine:
         _remove_others(copy, here)
     sent.keep(same)
-    if not wanted:
-        return
-    size = local.size(sum(found.size for found in wanted))
-    console.log(f"fetching {counted(len(wanted), 'file')} ({size}) of {bucket.address}")
-    local.require_space(copy, sum(found.size for found in wanted), "the local copy")
+    if wanted:
+        local.require_space(copy, sum(found.size for found in wanted), "the local copy")
 
     def fetch(found: Stat) -> None:
         path = copy / found.name
@@ -216,7 +222,13 @@ def _fetch(bucket: Bucket, copy: Path, sent: Sent, listing: dict[str, Stat], kep
             there = bucket.fetch(found.name, path)
             sent.add(found.name, mark_of(path), there.version)
 
-    parallel.each(fetch, wanted, FETCHES, stop)
+    arrays = [found for found in wanted if found.name.endswith(f"/{ARRAYS}")]
+    parallel.each(fetch, [found for found in wanted if found not in arrays], FETCHES, stop)
+    check(copy)
+    if arrays:
+        size = sum(found.size for found in arrays)
+        console.log(f"fetching {counted(len(arrays), 'checkpoint')} ({local.size(size)}) of {bucket.address}")
+        parallel.each(fetch, arrays, FETCHES, stop)
 
 
 def _remove_others(copy: Path, here: set[str]) -> None:

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from job.errors import MachineError
+from job.errors import JobError, MachineError, UserError
 from job.storage import local, lock
 
 NAME = re.compile(r"[0-9a-f]{64}[a-z.]*")  # nothing else in the folder is ever deleted
@@ -33,7 +33,8 @@ class Cache:
         """Make the folder, and delete what killed processes left in it.
 
         Raises:
-            MachineError: the folder cannot be written.
+            UserError: the folder is a file.
+            MachineError: it cannot be written.
         """
         self.folder, self.size = folder, size
         self.needed: frozenset[str] = frozenset()
@@ -44,8 +45,7 @@ class Cache:
                     with suppress(lock.InUse), lock.only_writer(part):
                         local.remove_tree(part)
         except OSError as error:
-            reason = error.strerror or type(error).__name__
-            raise MachineError(str(folder), f"cannot be used as a cache ({reason})", "name another folder with --cache") from None
+            raise unusable(folder, error) from None
 
     def find(self, name: str) -> Path | None:
         """An entry, which counts as used now; None where it is not here."""
@@ -123,3 +123,9 @@ class Cache:
 def is_full(error: OSError) -> bool:
     """Whether the disk is full, or the user's share of it."""
     return error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
+def unusable(folder: Path, error: OSError) -> JobError:
+    """What a cache that cannot be written is: the user's mistake where it is a file, this machine's fault else."""
+    kind = UserError if isinstance(error, NotADirectoryError | FileExistsError) else MachineError
+    return kind(str(folder), f"cannot be used as a cache ({error.strerror or type(error).__name__})", "name another folder with --cache")

@@ -139,7 +139,7 @@ def test_a_pod_is_stopped_and_another_goes_on_from_the_bucket(cloud: Cloud, orig
             out, errors = second.said()
         assert errors == ""
         assert "resuming from step" in out
-        assert re.search(rf"fetching \d+ files? .*of {run}", out), "its cache was empty"
+        assert re.search(rf"fetching \d+ checkpoints? .*of {run}", out), "its cache was empty"
         assert json.loads(open_bucket(run).read("summary.json"))["status"] == "done"
         assert "model.keras" in _names(run)
         _evaluate(cloud, run)

@@ -122,13 +122,12 @@ def open_source(text: str, scratch: Path, stop: Stop | None = None, reading: Rea
 
         came = web.download(text, scratch, stop)
         return web.Downloaded(text, came, open_source(str(came), scratch, stop, reading, labels=labels))
+    require_there(text)
     path = Path(text)
     if path.is_dir():
         from job.data.sources.folder import Folder
 
         return Folder(path, scratch, reading.zip_encoding)
-    if not path.exists():
-        raise UserError(shown(text), "no such file or folder", f"give {KINDS}")
     if not path.is_file():
         raise UserError(text, "is neither a file nor a folder", f"give {KINDS}")
     with path.open("rb") as file:
@@ -144,6 +143,12 @@ def open_source(text: str, scratch: Path, stop: Stop | None = None, reading: Rea
     from job.data.sources.table import Table
 
     return Table(path, reading, labels)
+
+
+def require_there(text: str) -> None:
+    """Refuse a path of this machine that does not exist."""
+    if not is_remote(text) and not Path(canonical(text)).exists():
+        raise UserError(shown(text), "no such file or folder", f"give {KINDS}")
 
 
 def kind_of(text: str, first: bytes) -> str:
