@@ -32,9 +32,9 @@ def draw_data(folder: Path) -> None:
 class Meter:
     """Windows of time, one after the other; in each, steps are timed, and saving is allowed or not.
 
-    A window with one save lasts until that save is where it should be, whatever it costs: the steps from its beginning to that moment,
-    beyond what as many others of the window take, are its cost. So a machine that is slower in one minute than in the next does not
-    matter. Between two windows what was saved in the first is waited for, uncounted.
+    A window with one save lasts until that save is where it should be, and as many steps again: what the steps until then took longer
+    than the others of the window is its cost. So a machine that is slower in one minute than in the next does not matter. Between two
+    windows what was saved in the first is waited for, uncounted.
     """
 
     def __init__(self, window: float, rounds: int) -> None:
@@ -54,13 +54,18 @@ class Meter:
     def begin(self) -> None:
         """A step begins."""
         now = time.monotonic()
-        if self._open and now - self._began[0] >= self._window and (self.left[0][1] != ONE or (self._saves and self.settled())):
+        if self._open and now - self._began[0] >= self._window and (self.left[0][1] != ONE or self._is_told()):
             self._close(now)
         elif not self._open and self.left and now >= self._ready and self.settled():
             self._open, self._saves, self._began, self._ended = True, 0, [], []
         elif self._open and self.left[0][1] == ONE and self._saves and not self._sent and self.settled():
             self._sent = len(self._began)
         self._began.append(now)
+
+    def _is_told(self) -> bool:
+        """Whether the save is where it should be, and as many steps as it took were taken without it."""
+        during = self._sent - self._saved
+        return self._sent > 0 and len(self._began) - during >= during
 
     def end(self) -> None:
         """A step has ended."""
@@ -84,7 +89,7 @@ class Meter:
         pauses = [after - before for before, after in zip(self._ended, began[1:], strict=True)]
         cost = dict(cost=0.0, during=0)  # seconds, and the steps in which they fell
         if kind == ONE:
-            during, others = steps[self._saved : self._sent or None], [*steps[: self._saved], *steps[self._sent or len(steps) :]]
+            during, others = steps[self._saved : self._sent], [*steps[: self._saved], *steps[self._sent :]]
             cost = dict(cost=round(sum(during) - len(during) * statistics.mean(others), 4), during=len(during))
         self.rows.append(
             dict(
