@@ -288,7 +288,7 @@ def test_500_faults_on_the_way_to_a_bucket(
 ) -> None:
     with proxied(request.getfixturevalue(kind)) as store:
         store.use(monkeypatch)
-        store.proxy.faults.chaos(seed=1, probability=0.5, total=500)
+        store.proxy.faults.chaos(seed=1, probability=0.6, total=500)
         drill(store.url, kills=12)
         assert store.proxy.faults.counts()["chaos_left"] == 0
     assert "equal to the last bit after 12 kills" in capsys.readouterr().out
