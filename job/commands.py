@@ -49,7 +49,7 @@ def prepare(request: Request, stop: Stop) -> Manifest | None:
 def train(request: Request, stop: Stop) -> Summary:
     """Prepare what is a source, then train."""
     from job.runs import records
-    from job.training.resume import require_configuration
+    from job.training.resume import require_configuration, require_unchanged
 
     config: Config = request.config
     resumed = config
@@ -61,6 +61,8 @@ def train(request: Request, stop: Stop) -> Summary:
         require_configuration(folder)
         if not config.source.data and not (folder / records.CONFIG).exists():
             raise UserError("train", NO_DATA, "")
+        if (folder / records.CONFIG).exists():
+            require_unchanged(folder, config, request.given)
         resumed = _resumed(request, folder)
         _note(effects.check(request, resumed))
 

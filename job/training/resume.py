@@ -75,6 +75,19 @@ def settings(config: Resolved) -> dict[str, Any]:
     return {knob.name: values[knob.name] for knob in knobs(Config) if knob.is_result and knob.name not in CHANGEABLE}
 
 
+def require_unchanged(folder: Path, config: Config, given: Collection[str]) -> None:
+    """Refuse a result field that is given now and differs from the run's, once there is a checkpoint that it would spoil."""
+    stored, values = leaves(read_config(folder)), leaves(config)
+    _require_undamaged(folder, stored)
+    for knob in knobs(Config) if checkpoints.names(folder / CHECKPOINTS) else ():
+        name = knob.name
+        if knob.is_result and name in given and name not in CHANGEABLE and values[name] not in (None, stored[name]):
+            raise UserError(
+                knob.flag, f"{_text(values[name])} differs from the run's {_text(stored[name])} in {folder}",
+                "leave it out to resume, or start a new --out",
+            )  # fmt: skip
+
+
 def merge(folder: Path, config: Config, given: Collection[str]) -> Config:
     """The configuration of a resumed run: result fields from the run, the others from `config`.
 
@@ -84,10 +97,9 @@ def merge(folder: Path, config: Config, given: Collection[str]) -> Config:
     Raises:
         UserError: a result field given now differs from the run's.
     """
-    stored = leaves(read_config(folder))
-    values = leaves(config)
-    _require_undamaged(folder, stored)
-    begun = bool(checkpoints.names(folder / CHECKPOINTS))  # else there is nothing that another value would spoil
+    require_unchanged(folder, config, given)
+    stored, values = leaves(read_config(folder)), leaves(config)
+    begun = bool(checkpoints.names(folder / CHECKPOINTS))
     for knob in knobs(Config):
         name = knob.name
         if not knob.is_result:
@@ -95,11 +107,6 @@ def merge(folder: Path, config: Config, given: Collection[str]) -> Config:
                 values[name] = stored[name]
             continue
         if name in given and values[name] is not None and values[name] != stored[name]:
-            if name not in CHANGEABLE and begun:
-                raise UserError(
-                    knob.flag, f"{_text(values[name])} differs from the run's {_text(stored[name])} in {folder}",
-                    "leave it out to resume, or start a new --out",
-                )  # fmt: skip
             if begun:
                 console.log(f"{knob.flag} changes from {stored[name]} to {values[name]}: the bits will differ from now on")
             continue
