@@ -156,8 +156,10 @@ def predict_rows(request: Request, stop: Stop) -> list[dict[str, Any]]:
 
 def _paths(request: Request) -> list[str]:
     """The images to predict: what is mistyped need wait neither for the run nor for TensorFlow."""
+    from job.config.folders import folder_or_bucket
     from job.data.sources import require_there
 
+    folder_or_bucket(request.positional["run"], "RUN")
     paths: list[str] = request.positional["path"]
     if not paths:
         raise UserError("predict", "no image given", "name images, folders or archives after the run")
